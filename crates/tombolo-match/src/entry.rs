@@ -11,8 +11,8 @@ use crate::formed::Formed;
 use crate::ticket::{Device, Player, Reach, Ticket};
 use crate::word::{BackfillId, MatchId, Name, TicketId, Time};
 
-pub(crate) use decode::{array, parse_formed, parse_node, parse_ticket, parse_user};
-pub(crate) use encode::{formed, node_lost, ticket};
+pub(crate) use decode::{array, parse_formed, parse_node, parse_ticket, parse_user, parse_venue};
+pub(crate) use encode::{formed, node_lost, ticket, venue};
 
 /// The version of the rules by which this crate applies entries.
 pub const VERSION: u32 = 1;
@@ -130,8 +130,19 @@ pub struct Backfill {
     pub after: u32,
     /// Who is in which team: tickets keep their parties together.
     pub sides: Vec<(Name, Vec<Ticket>)>,
+    /// Where it is played; `None` when nobody has said so: then where it was when it asked before.
+    pub venue: Option<Venue>,
     /// How long it asks without a word.
     pub lease: Duration,
+}
+
+/// Where a match is played, and by whom it is hosted: what those who join it are judged by, and told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Venue {
+    /// Where; `None` when the pool does not say.
+    pub region: Option<Name>,
+    /// Who hosts it; `None` when nobody does.
+    pub host: Option<UserId>,
 }
 
 /// Why bytes are no entry.

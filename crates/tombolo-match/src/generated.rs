@@ -198,6 +198,8 @@ pub struct Backfill {
     pub sides: ::prost::alloc::vec::Vec<RunningSide>,
     #[prost(uint64, tag = "4")]
     pub lease_ms: u64,
+    #[prost(message, optional, tag = "5")]
+    pub venue: ::core::option::Option<::tombolo_wire::v1::MatchVenue>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunningSide {
@@ -310,6 +312,8 @@ pub struct Running {
     /// The claim whose users are asked whether they are ready; 0 when there is none.
     #[prost(uint64, tag = "5")]
     pub pending: u64,
+    #[prost(message, optional, tag = "6")]
+    pub venue: ::core::option::Option<::tombolo_wire::v1::MatchVenue>,
 }
 /// A claim, while its users may find no place in its room.
 #[derive(Clone, PartialEq, ::prost::Message)]

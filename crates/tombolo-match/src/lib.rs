@@ -51,6 +51,7 @@ mod word;
 pub use contract::PlayerError;
 pub use entry::{
     Answer, Backfill, Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, EntryError, LEASE_MAX, VERSION,
+    Venue,
 };
 pub use event::{BackfillEnd, EndReason, Estimate, Event, Illegal};
 pub use formed::{Formed, Party, Side};

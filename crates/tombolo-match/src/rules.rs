@@ -263,6 +263,18 @@ impl Rules {
         self.settle.mul_f64(missing)
     }
 
+    /// The first rule of latency that has a region, and which of its regions it is.
+    pub(crate) fn region(&self, name: &Name) -> Option<(usize, usize)> {
+        let mut rules = self.rules.iter().enumerate();
+        rules.find_map(|(at, rule)| {
+            let Check::Latency { regions, .. } = &rule.check else {
+                return None;
+            };
+            let region = regions.iter().position(|region| region == name)?;
+            Some((at, region))
+        })
+    }
+
     /// What is known of an attribute, or what is assumed for one of that kind.
     #[must_use]
     pub fn merge(&self, attribute: &Name, kind: Kind) -> Merge {

@@ -24,11 +24,7 @@ use dimpl::Dtls;
 use tokio::{sync::mpsc, task};
 use tombolo_turn::server::{FiveTuple, Transport};
 
-use self::{
-    association::Association,
-    exchange::Exchange,
-    hello::{Hello, is_dtls},
-};
+use self::{association::Association, exchange::Exchange, hello::Hello};
 use crate::{
     Certificates,
     link::Connection,
@@ -38,6 +34,7 @@ use crate::{
 };
 #[cfg(feature = "fuzzing")]
 pub(crate) use exchange::fuzzing;
+pub(crate) use hello::is_dtls;
 
 /// A shard's way to hand datagrams over.
 #[derive(Clone)]
@@ -45,8 +42,6 @@ pub(crate) struct DtlsInlet {
     queue: mpsc::Sender<Incoming>,
     shard: usize,
     counters: Arc<StreamCounters>,
-    /// Whether nothing but DTLS is served over UDP.
-    is_alone: bool,
 }
 
 /// A datagram from a client.
@@ -69,7 +64,6 @@ pub(crate) fn queue(counters: &Arc<StreamCounters>) -> (DtlsInlet, DtlsOutlet) {
         queue: sender,
         shard: 0,
         counters: Arc::clone(counters),
-        is_alone: false,
     };
     (inlet, DtlsOutlet { queue: receiver })
 }
@@ -82,25 +76,9 @@ impl DtlsInlet {
         }
     }
 
-    /// Where nothing but DTLS is served over UDP.
-    pub(crate) fn alone(self) -> Self {
-        Self {
-            is_alone: true,
-            ..self
-        }
-    }
-
-    /// Whether a datagram is not for those who serve plain STUN and TURN.
-    pub(crate) fn takes(&self, datagram: &[u8]) -> bool {
-        self.is_alone || is_dtls(datagram)
-    }
-
-    /// Hands a datagram over; drops and counts it where it is none of DTLS, too many wait, or where it is
-    /// longer than any of DTLS, so that what waits takes little memory.
+    /// Hands a datagram over; drops and counts it where too many wait, or where it is longer than any of
+    /// DTLS, so that what waits takes little memory.
     pub(crate) fn take(&self, client: SocketAddr, server: SocketAddr, datagram: &[u8]) {
-        if !is_dtls(datagram) {
-            return self.counters.plain_udp_refused.add(1);
-        }
         if datagram.len() > DATAGRAM_BYTES_MAX {
             return self.counters.dtls_dropped.add(1);
         }

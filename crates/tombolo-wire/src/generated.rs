@@ -972,6 +972,20 @@ pub struct OpenBackfill {
     /// For how long it asks, unless it is renewed.
     #[prost(uint32, tag = "4")]
     pub lease_ms: u32,
+    /// Where it is played. When nothing is said: where it was when it asked before, or as `MatchFound` said, if the pool still
+    /// knows that.
+    #[prost(message, optional, tag = "5")]
+    pub venue: ::core::option::Option<MatchVenue>,
+}
+/// Where a match is played, and by whom it is hosted: what those who join it are judged by, and told.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MatchVenue {
+    /// Empty when the pool does not say.
+    #[prost(string, tag = "1")]
+    pub region: ::prost::alloc::string::String,
+    /// One of those who play; empty when nobody is.
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BackfillTeam {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tombolo_match::{BackfillId, Name, Player};
+use tombolo_match::{BackfillId, Name, Player, Venue};
+use tombolo_wire::UserId;
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
 
 use super::{about, ask, other_question};
@@ -24,6 +25,8 @@ pub struct Backfill {
     known: Mutex<BackfillStatus>,
     /// The last generation of which the application knows, by whatever way.
     told: AtomicU32,
+    /// Where the match is played, as is said with the teams.
+    venue: Mutex<Venue>,
     renewal: AbortHandle,
     lease: Duration,
 }
@@ -77,7 +80,12 @@ impl BackfillState {
 }
 
 impl Backfill {
-    pub(super) fn new(device: Device, state: Arc<BackfillState>, lease: Duration) -> Self {
+    pub(super) fn new(
+        device: Device,
+        state: Arc<BackfillState>,
+        venue: Venue,
+        lease: Duration,
+    ) -> Self {
         let (session, known) = (device.0.session.clone(), Arc::clone(&state));
         let renew = async move {
             loop {
@@ -103,6 +111,7 @@ impl Backfill {
             state,
             known: Mutex::default(),
             told: AtomicU32::default(),
+            venue: Mutex::new(venue),
             lease,
         }
     }
@@ -151,6 +160,12 @@ impl Backfill {
         known.ended.is_none().then_some(status)
     }
 
+    /// Says who hosts the match from now on: with the next [`Self::update`], and to those who join after that. One who is in
+    /// none of the teams hosts nothing.
+    pub fn set_host(&self, host: Option<UserId>) {
+        self.venue().host = host;
+    }
+
     /// Says how the teams are now, after users have left; with those who had joined when [`Backfill::status`] or
     /// [`Backfill::changed`] told how it stands.
     ///
@@ -158,12 +173,17 @@ impl Backfill {
     /// With code `Conflict` when users have joined since: look at [`Backfill::status`] and say it anew.
     pub async fn update(&self, teams: Vec<(Name, Vec<Vec<Player>>)>) -> Result<(), Error> {
         let after = self.told.load(Ordering::Relaxed);
-        let update = open(self.state.id, after, &teams, self.lease);
+        let venue = self.venue().clone();
+        let update = open(self.state.id, after, &teams, &venue, self.lease);
         self.ask(update).await
     }
 
     fn note_told(&self, status: &BackfillStatus) {
         self.told.fetch_max(status.generation, Ordering::Relaxed);
+    }
+
+    fn venue(&self) -> MutexGuard<'_, Venue> {
+        self.venue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BackfillStatus> {
@@ -213,6 +233,7 @@ pub(super) fn open(
     id: BackfillId,
     after: u32,
     teams: &[(Name, Vec<Vec<Player>>)],
+    venue: &Venue,
     lease: Duration,
 ) -> match_request::Kind {
     let teams = teams.iter().map(|(name, parties)| {
@@ -229,7 +250,16 @@ pub(super) fn open(
         after,
         teams: teams.collect(),
         lease_ms: millis(lease),
+        venue: Some(v1::MatchVenue {
+            region: text(venue.region.as_ref()),
+            host: text(venue.host.as_ref()),
+        }),
     })
+}
+
+/// Nothing is empty.
+fn text(name: Option<&impl ToString>) -> String {
+    name.map_or_else(String::new, ToString::to_string)
 }
 
 fn parse(status: &v1::BackfillStatus) -> BackfillStatus {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_match::{BackfillId, Name, Player};
+use tombolo_match::{BackfillId, Name, Player, Venue};
 use tombolo_wire::UserId;
 use tombolo_wire::v1;
 
@@ -22,9 +22,9 @@ pub struct Match {
     pub room: Room,
     /// The teams; of a match that runs, only those who are new.
     pub teams: Vec<MatchTeam>,
-    /// Where it is best played; `None` when the pool does not say.
+    /// Where it is best played, or is played if it runs; `None` when the pool does not say.
     pub region: Option<Name>,
-    /// Who reaches everybody best; `None` when nobody does.
+    /// Who reaches everybody best, or who hosts it if it runs; `None` when nobody does.
     pub host: Option<UserId>,
     /// How good it is by the pool's rules, from 0 to 1000.
     pub quality: u32,
@@ -91,7 +91,8 @@ impl Match {
     /// Asks for more users while the match runs, with the teams as they are: parties of users that stay in
     /// one team. What they are like need not be said: the pool knows it by their tickets, and believes this device only
     /// of users whose tickets it has forgotten, unless the game says otherwise. This device's user must own the match's
-    /// room. It asks for as long as the result is
+    /// room. Whoever joins is judged by, and told, [`Self::region`] and [`Self::host`] as they are here now: another host
+    /// is to be put there, and is said later by [`Backfill::set_host`]. It asks for as long as the result is
     /// kept, and ends by itself, after `lease`, when this device is gone.
     ///
     /// # Errors
@@ -103,9 +104,13 @@ impl Match {
         lease: Duration,
     ) -> Result<Backfill, Error> {
         let device = self.room.device();
-        let open = backfill::open(self.id, 0, &teams, lease);
+        let venue = Venue {
+            region: self.region.clone(),
+            host: self.host.clone(),
+        };
+        let open = backfill::open(self.id, 0, &teams, &venue, lease);
         let state = backfill::register(device, &self.pool, self.id)?;
-        let backfill = Backfill::new(device.clone(), state, lease);
+        let backfill = Backfill::new(device.clone(), state, venue, lease);
         backfill.open(open).await?;
         Ok(backfill)
     }

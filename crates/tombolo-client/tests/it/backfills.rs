@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tombolo_client::{Backfill, BackfillStatus, Device, ErrorCode, Match, TicketId};
+use tombolo_client::{Backfill, BackfillStatus, Device, ErrorCode, Match, Name, TicketId, UserId};
+
 use tombolo_wire::v1::{
     self, MatchResponse, Request, match_event, match_request, match_response, request, response,
 };
@@ -73,6 +74,35 @@ async fn an_answer_that_is_older_than_what_was_told_changes_nothing() {
     assert_eq!(next(&backfill).await, Some((2, None)));
 }
 
+#[tokio::test]
+async fn with_the_teams_a_device_says_where_the_match_is_played_and_who_hosts_it() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let mut found = found(&device, &mut line).await;
+    found.region = Some(Name::parse("eu").unwrap());
+    let user = |name| Some(UserId::parse(name).unwrap());
+    found.host = user("alice");
+    let mut told = Vec::new();
+    let asking = soon(found.backfill(Vec::new(), LEASE));
+    let (backfill, venue) = tokio::join!(asking, answer_venue(&mut line, 1));
+    told.push(venue);
+    let backfill = backfill.unwrap();
+    for host in [user("bob"), None] {
+        backfill.set_host(host);
+        let update = soon(backfill.update(Vec::new()));
+        let (updated, venue) = tokio::join!(update, answer_venue(&mut line, 2));
+        updated.unwrap();
+        told.push(venue);
+    }
+    let at = |host: &str| {
+        Some(v1::MatchVenue {
+            region: "eu".into(),
+            host: host.into(),
+        })
+    };
+    assert_eq!(told, [at("alice"), at("bob"), at("")]);
+}
+
 /// A match that asks for more users for the first time.
 async fn backfilled(device: &Device, line: &mut Line) -> (Match, Backfill) {
     let found = found(device, line).await;
@@ -105,12 +135,23 @@ fn stands(generation: u32) -> response::Result {
     })
 }
 
+/// Answers who tells the teams; returns where the match is played.
+async fn answer_venue(line: &mut Line, generation: u32) -> Option<v1::MatchVenue> {
+    let request = line.request().await;
+    line.answer(&request, stands(generation)).await;
+    open_of(&request).venue.clone()
+}
+
 /// By which generation the teams are that a device tells.
 fn after_of(request: &Request) -> u32 {
+    open_of(request).after
+}
+
+fn open_of(request: &Request) -> &v1::OpenBackfill {
     if let Some(request::Kind::Matchmaker(request)) = &request.kind
         && let Some(match_request::Kind::Backfill(open)) = &request.kind
     {
-        return open.after;
+        return open;
     }
     panic!("teams should have been told, not {request:?}");
 }

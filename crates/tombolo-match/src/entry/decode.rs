@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tombolo_wire::{NodeId, UserId};
+use tombolo_wire::{NodeId, UserId, v1};
 
-use super::{Answer, Backfill, Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, EntryError, VERSION};
+use super::{
+    Answer, Backfill, Body, CLAIMS_MAX, ENTRY_BYTES_MAX, Entry, EntryError, VERSION, Venue,
+};
 use crate::formed::{Formed, Party, Side};
 use crate::generated as wire;
 use crate::query::Query;
@@ -86,6 +88,7 @@ fn parse_body(body: wire::entry::Body) -> Parsed<Body> {
             after: backfill.after,
             sides: parse_running_sides(backfill.sides)?,
             lease: Duration::from_millis(backfill.lease_ms),
+            venue: backfill.venue.as_ref().map(parse_venue).transpose()?,
         }),
         On::Renewed(renewed) => Body::Renewed {
             id: BackfillId(array(&renewed.id)?),
@@ -152,6 +155,13 @@ pub(crate) fn parse_formed(formed: wire::Formed) -> Parsed<Formed> {
         host: parse_text(&formed.host)?,
         quality: u16::try_from(formed.quality).map_err(|_| EntryError::Malformed)?,
         awaits_seats: formed.awaits_seats,
+    })
+}
+
+pub(crate) fn parse_venue(venue: &v1::MatchVenue) -> Parsed<Venue> {
+    Ok(Venue {
+        region: parse_text(&venue.region)?,
+        host: parse_text(&venue.host)?,
     })
 }
 

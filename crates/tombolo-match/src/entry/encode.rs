@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tombolo_wire::v1;
 
-use super::{Answer, Body, Entry, VERSION};
+use super::{Answer, Body, Entry, VERSION, Venue};
 use crate::formed::{Formed, Party, Side};
 use crate::generated as wire;
 use crate::ticket::{Device, Player, Ticket};
@@ -82,6 +82,7 @@ fn body(body: &Body) -> wire::entry::Body {
             after: backfill.after,
             sides: running_sides(&backfill.sides),
             lease_ms: millis(backfill.lease),
+            venue: backfill.venue.as_ref().map(venue),
         }),
         Body::Renewed { id: running, lease } => On::Renewed(wire::Renewed {
             id: id(&running.0),
@@ -142,6 +143,13 @@ pub(crate) fn formed(formed: &Formed) -> wire::Formed {
         host: text(formed.host.as_ref()),
         quality: formed.quality.into(),
         awaits_seats: formed.awaits_seats,
+    }
+}
+
+pub(crate) fn venue(venue: &Venue) -> v1::MatchVenue {
+    v1::MatchVenue {
+        region: text(venue.region.as_ref()),
+        host: text(venue.host.as_ref()),
     }
 }
 

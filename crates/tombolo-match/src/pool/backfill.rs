@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tombolo_wire::UserId;
+
 use super::candidate::Candidate;
 use super::joining::Place;
 use super::search::Progress;
 use super::seat::{Key, Seat};
 use super::{Pool, Timer};
-use crate::entry::{Backfill, LEASE_MAX};
+use crate::entry::{Backfill, LEASE_MAX, Venue};
 use crate::event::{BackfillEnd, EndReason, Event, Illegal};
 use crate::formed::Formed;
 use crate::ticket::Ticket;
-use crate::word::{BackfillId, MatchId, Time};
+use crate::word::{BackfillId, MatchId, Name, Time};
 
 /// The most running matches that ask for more users, of one pool.
 pub const BACKFILLS_MAX: usize = 1024;
@@ -25,6 +27,8 @@ pub(super) struct Running {
     pub(super) until: Time,
     /// Its parties, by team in the order of the rules.
     pub(super) sides: Vec<Vec<Key>>,
+    /// Where it is played, as those who play were told; `None` when nobody has said so.
+    pub(super) venue: Option<Venue>,
     /// The claim whose users are asked whether they are ready.
     pub(super) pending: Option<MatchId>,
     /// It is to be looked at: it has changed, or others have.
@@ -53,6 +57,7 @@ impl Pool {
         let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
         let weight = tickets.map(Ticket::weight).sum();
         self.check_weight(self.weight_of(&backfill.id), weight)?;
+        let venue = self.venue_of(backfill);
         let sides = self.running_sides(backfill)?;
         self.remove_running(&backfill.id, events);
         let generation = before.saturating_add(1);
@@ -61,6 +66,7 @@ impl Pool {
             generation,
             until,
             sides,
+            venue,
             pending: None,
             is_fresh: true,
             progress: Progress::default(),
@@ -156,6 +162,23 @@ impl Pool {
         }
         self.remove_seats(running.sides.into_iter().flatten());
         true
+    }
+
+    /// Where a running match is played, as far as that makes sense: a host may have left, and the rules know no other
+    /// regions than theirs.
+    fn venue_of(&self, backfill: &Backfill) -> Option<Venue> {
+        let before = self.running.get(&backfill.id);
+        let before = before.and_then(|before| before.venue.as_ref());
+        let venue = backfill.venue.as_ref().or(before)?.clone();
+        let is_known = |region: &Name| self.rules.region(region).is_some();
+        let plays = |host: &UserId| {
+            let mut tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
+            tickets.any(|ticket| ticket.has(host))
+        };
+        Some(Venue {
+            region: venue.region.filter(is_known),
+            host: venue.host.filter(plays),
+        })
     }
 
     /// What the tickets of a running match weigh.

@@ -1,11 +1,10 @@
 //! What is decided when a group is complete: teams, roles, region, host, quality.
 
-use tombolo_wire::UserId;
-
 use super::balance;
 use super::group::{Group, View};
 use super::seat::Key;
 use super::sides::{self, Sides};
+use crate::entry::Venue;
 use crate::formed::{Formed, Party, Side};
 use crate::rules::{Check, Team, Topology};
 use crate::ticket::{Player, Reach};
@@ -14,27 +13,29 @@ use crate::word::{BackfillId, MatchId, Name};
 /// What is decided of a complete group.
 pub(super) struct Verdict {
     sides: Sides,
-    region: Option<Name>,
-    host: Option<UserId>,
+    venue: Venue,
     /// From 0 to 1000.
     pub(super) quality: u16,
 }
 
-/// Decides what is left to decide; `None` when some rule does not hold of the whole. What it costs counts as looks.
+/// Decides what is left to decide; `None` when some rule does not hold of the whole. A match that runs already is where
+/// it is. What it costs counts as looks.
 pub(super) fn judge(
     view: View<'_>,
     min_of: &dyn Fn(&Team) -> u32,
     group: &Group,
+    venue: Option<&Venue>,
     looks: &mut u64,
 ) -> Option<Verdict> {
     let sides = balance::balanced(view, min_of, group, looks)?;
     let region = region(view, group);
     let devices = devices(view, group);
-    let host = host(
-        view,
-        &devices,
-        region.as_ref().map(|(rule, region, _)| (*rule, *region)),
-    );
+    let near = region.as_ref().map(|(rule, region, _)| (*rule, *region));
+    let named = venue.and_then(|venue| venue.host.as_ref());
+    let host = match named {
+        Some(_) => host(view, &devices, near, |player| Some(&player.user) == named),
+        None => host(view, &devices, near, |_| true),
+    };
     let reached = host.map_or(0, |(_, reached)| reached);
     let others = devices.len().saturating_sub(1);
     for (rule, tally) in view.rules.rules.iter().zip(group.tallies()) {
@@ -50,9 +51,12 @@ pub(super) fn judge(
         }
     }
     let quality = quality(view, group, &sides, (reached, others), &devices);
-    Some(Verdict {
+    let found = || Venue {
         region: region.map(|(_, _, name)| name),
         host: host.map(|(host, _)| devices[host].1.user.clone()),
+    };
+    Some(Verdict {
+        venue: venue.cloned().unwrap_or_else(found),
         sides,
         quality,
     })
@@ -71,8 +75,8 @@ impl Verdict {
             id: MatchId(0),
             backfill,
             sides: named(view, &self.sides, is_new),
-            region: self.region,
-            host: self.host,
+            region: self.venue.region,
+            host: self.venue.host,
             quality: self.quality,
             awaits_seats: true,
         }
@@ -139,6 +143,7 @@ fn host(
     view: View<'_>,
     devices: &[(Key, &Player)],
     region: Option<(usize, usize)>,
+    may_host: impl Fn(&Player) -> bool,
 ) -> Option<(usize, usize)> {
     let mut count_by_reach = [0_usize; Reach::ALL.len()];
     for (_, player) in devices {
@@ -167,7 +172,8 @@ fn host(
             .then_with(|| latency(a.0).total_cmp(&latency(b.0)))
             .then_with(|| view.seats[a.0].order.cmp(&view.seats[b.0].order))
     };
-    let host = devices.iter().enumerate().min_by(by);
+    let all = devices.iter().enumerate();
+    let host = all.filter(|(_, (_, player))| may_host(player)).min_by(by);
     host.map(|(at, _)| (at, reached[at]))
 }
 

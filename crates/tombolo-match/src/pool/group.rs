@@ -6,7 +6,7 @@ use super::sides::Sides;
 use super::symbols::{Symbol, Symbols};
 use super::tally::{Look, Tally};
 use crate::rules::{Check, Rules};
-use crate::word::Time;
+use crate::word::{Name, Time};
 
 /// What stays the same while matches are made.
 #[derive(Clone, Copy)]
@@ -103,6 +103,13 @@ impl Group {
     pub(super) fn fix(&mut self, view: View<'_>, side: usize, key: Key) {
         self.sides.fix(view.seats, side, key);
         self.take(view, key);
+    }
+
+    /// Those who play already are in this region, and no other comes into question.
+    pub(super) fn play_in(&mut self, rules: &Rules, region: &Name) {
+        if let Some((rule, region)) = rules.region(region) {
+            self.tallies[rule].play_in(region);
+        }
     }
 
     fn take(&mut self, view: View<'_>, key: Key) {

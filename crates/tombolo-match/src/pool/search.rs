@@ -51,8 +51,8 @@ pub(super) enum Outcome {
 pub(super) enum Base<'b> {
     /// These, of whom the first looks.
     Members(&'b [Key]),
-    /// Those who play already, by team.
-    Running(&'b [Vec<Key>]),
+    /// Those who play already.
+    Running(&'b Running),
 }
 
 /// A ticket's search.
@@ -122,7 +122,7 @@ impl Search<'_> {
         running: &Running,
     ) -> Option<Draft> {
         let view = self.view;
-        let base = Base::Running(&running.sides);
+        let base = Base::Running(running);
         self.work += 1;
         self.start(base);
         let before = self.group.members.len();
@@ -202,11 +202,18 @@ impl Search<'_> {
                     self.group.add(view, *key);
                 }
             }
-            Base::Running(sides) => {
-                for (side, keys) in sides.iter().enumerate() {
+            Base::Running(running) => {
+                for (side, keys) in running.sides.iter().enumerate() {
                     for key in keys {
                         self.group.fix(view, side, *key);
                     }
+                }
+                let region = running
+                    .venue
+                    .as_ref()
+                    .and_then(|venue| venue.region.as_ref());
+                if let Some(region) = region {
+                    self.group.play_in(view.rules, region);
                 }
             }
         }
@@ -367,7 +374,10 @@ impl Search<'_> {
         match base {
             Base::Members(_) => self.judge(),
             Base::Running(_) if self.group.members.len() == base.len() => None,
-            Base::Running(_) => finish::judge(self.view, &|_| 0, self.group, &mut self.work),
+            Base::Running(running) => {
+                let venue = running.venue.as_ref();
+                finish::judge(self.view, &|_| 0, self.group, venue, &mut self.work)
+            }
         }
     }
 
@@ -395,7 +405,7 @@ impl Search<'_> {
         {
             return None;
         }
-        finish::judge(view, &min_of, self.group, &mut self.work)
+        finish::judge(view, &min_of, self.group, None, &mut self.work)
     }
 
     /// Lets those go who came last, until the number of users is a multiple of what it must be.
@@ -418,7 +428,7 @@ impl Base<'_> {
     fn len(self) -> usize {
         match self {
             Base::Members(members) => members.len(),
-            Base::Running(sides) => sides.iter().map(Vec::len).sum(),
+            Base::Running(running) => running.sides.iter().map(Vec::len).sum(),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::waits::Waits;
 use super::{ENDED_MAX, NODES_LOST_MAX, Pool, Timer};
 use crate::entry::{
     self, EntryError, VERSION, array, parse_formed, parse_node, parse_ticket, parse_user,
+    parse_venue,
 };
 use crate::event::Illegal;
 use crate::generated as wire;
@@ -236,6 +237,7 @@ impl Pool {
             generation: kept.generation,
             until,
             sides,
+            venue: kept.venue.as_ref().map(parse_venue).transpose()?,
             pending: (kept.pending != 0).then_some(MatchId(kept.pending)),
             is_fresh: true,
             progress: Progress::default(),
@@ -335,6 +337,7 @@ fn keep_running(id: BackfillId, running: &Running) -> wire::Running {
         until_ms: running.until.as_millis(),
         sides: sides.collect(),
         pending: running.pending.map_or(0, |MatchId(number)| number),
+        venue: running.venue.as_ref().map(entry::venue),
     }
 }
 

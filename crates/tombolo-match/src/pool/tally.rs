@@ -108,9 +108,9 @@ impl Tally {
                 let regions = self.regions & look.gate.regions;
                 regions != 0
                     && limit.is_none_or(|limit| {
-                        let both = worst.iter().zip(latencies);
-                        let mut both = both.map(|(worst, latency)| worst.max(*latency));
-                        both.any(|worst| worst <= limit)
+                        let both = worst.iter().zip(latencies).enumerate();
+                        let mut both = both.filter(|(region, _)| regions & 1 << region != 0);
+                        both.any(|(_, (worst, latency))| worst.max(*latency) <= limit)
                     })
             }
             (Statistic::Ranks(ranks), _) => {
@@ -158,6 +158,11 @@ impl Tally {
         }
     }
 
+    /// No other region comes into question.
+    pub(super) fn play_in(&mut self, region: usize) {
+        self.regions &= 1 << region;
+    }
+
     /// How far the group is from the ideal, in the rule's unit; `None` when that means nothing.
     pub(super) fn deviation(&self, rule: &Rule) -> Option<f64> {
         if let Statistic::Spread { low, high } = &self.statistic {
@@ -172,8 +177,9 @@ impl Tally {
             return None;
         };
         let regions = worst.iter().copied().enumerate();
-        let near = regions.filter(|(_, worst)| {
-            worst.is_finite() && self.limit.is_none_or(|limit| *worst <= limit)
+        let near = regions.filter(|(region, worst)| {
+            let is_open = self.regions & 1 << region != 0;
+            is_open && worst.is_finite() && self.limit.is_none_or(|limit| *worst <= limit)
         });
         near.min_by(|(_, a), (_, b)| a.total_cmp(b))
     }

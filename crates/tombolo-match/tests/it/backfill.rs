@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use tombolo_match::{
     Answer, Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Illegal, MatchId,
-    PLAYED_WEIGHT_MAX, Pool, Reach, SEATS_AWAITED, Seating, Ticket, Value,
+    PLAYED_WEIGHT_MAX, Pool, Reach, SEATS_AWAITED, Seating, Ticket, Value, Venue,
 };
 
-use crate::world::{World, asking, ended, fat, id, name, player, skilled, solo, user, users};
+use crate::world::{
+    World, asking, ended, fat, having, id, map, name, player, skilled, solo, user, users,
+};
 
 const RULES: &str = r#"
     name = "sides"
@@ -24,6 +26,7 @@ fn running(after: u32, first: Vec<Ticket>, second: Vec<Ticket>) -> Backfill {
         id: RUNNING,
         after,
         sides: vec![(name("side-1"), first), (name("side-2"), second)],
+        venue: None,
         lease: Duration::from_secs(30),
     }
 }
@@ -97,6 +100,7 @@ fn a_running_match_comes_before_new_ones() {
         id: RUNNING,
         after: 0,
         sides: vec![(name("players"), vec![solo(9)])],
+        venue: None,
         lease: Duration::from_secs(30),
     });
     world.submit_all([solo(1), solo(2)]);
@@ -496,4 +500,93 @@ fn who_plays_is_as_its_ticket_said_and_has_what_its_party_had() {
         "the stranger has asked for nothing"
     );
     assert_eq!(mixed.players[1], said(&["stranger"]).players[0]);
+}
+
+const PLACED: &str = r#"
+    name = "placed"
+    players = { min = 2, max = 4 }
+    fill = 0
+    rules = [
+        { kind = "latency", attribute = "ping", regions = ["eu", "us"], max = 100 },
+        { kind = "connectivity", topology = "host", required = true },
+    ]
+"#;
+
+fn at(mut ticket: Ticket, eu: f64, us: f64, reach: Reach) -> Ticket {
+    ticket.players[0].reach = reach;
+    having(ticket, "ping", map(&[("eu", eu), ("us", us)]))
+}
+
+/// Two who play, of whom the second would be the better host by now.
+fn placed(after: u32, venue: Option<Venue>) -> Body {
+    let first = at(solo(101), 20.0, 80.0, Reach::PortRestricted);
+    let second = at(solo(102), 30.0, 90.0, Reach::Open);
+    Body::Backfill(Backfill {
+        sides: vec![(name("players"), vec![first, second])],
+        venue,
+        ..running(after, Vec::new(), Vec::new())
+    })
+}
+
+fn eu(host: Option<&str>) -> Venue {
+    Venue {
+        region: Some(name("eu")),
+        host: host.map(user),
+    }
+}
+
+#[test]
+fn whoever_joins_a_running_match_is_judged_by_and_told_the_host_and_the_region_that_it_has() {
+    let mut world = World::new(PLACED);
+    world.apply(placed(0, Some(eu(Some("u101"))))).unwrap();
+    for other in [
+        // It would be the best host, and all of them reach us; but the match is not there.
+        at(solo(1), 300.0, 10.0, Reach::Open),
+        // The second of those who play reaches this one, and the host does not.
+        at(solo(2), 30.0, 30.0, Reach::Symmetric),
+    ] {
+        let id = other.id;
+        world.submit(other).unwrap();
+        assert!(world.events().is_empty(), "{id:?}");
+        world.apply(Body::Cancelled(id)).unwrap();
+    }
+    world.submit(at(solo(3), 90.0, 10.0, Reach::Open)).unwrap();
+    let formed = world.step();
+    assert_eq!(users(&formed[0]), ["u3"]);
+    assert_eq!(formed[0].region, Some(name("eu")));
+    assert_eq!(formed[0].host, Some(user("u101")));
+}
+
+#[test]
+fn a_running_match_stays_where_it_is_until_something_else_is_said_also_in_a_snapshot() {
+    let mut world = World::new(PLACED);
+    world.apply(placed(0, Some(eu(Some("u101"))))).unwrap();
+    world.apply(placed(1, None)).unwrap();
+    let rules = world.pool.rules().clone();
+    world.pool = Pool::restore(rules, &world.pool.snapshot()).unwrap();
+    let mut venue_of = |number| {
+        let ticket = at(solo(number), 30.0, 10.0, Reach::Open);
+        world.submit(ticket).unwrap();
+        let formed = world.step().remove(0);
+        (formed.region, formed.host)
+    };
+    assert_eq!(venue_of(1), (Some(name("eu")), Some(user("u101"))));
+    assert_eq!(venue_of(2), (Some(name("eu")), Some(user("u101"))));
+}
+
+#[test]
+fn nobody_hosts_a_running_match_whose_host_has_left() {
+    let mut world = World::new(PLACED);
+    world.apply(placed(0, Some(eu(Some("u109"))))).unwrap();
+    let nowhere = Venue {
+        region: Some(name("moon")),
+        host: None,
+    };
+    world.submit(at(solo(1), 30.0, 10.0, Reach::Open)).unwrap();
+    let formed = world.step();
+    assert_eq!(formed[0].host, None);
+    assert_eq!(formed[0].region, Some(name("eu")));
+    world.apply(placed(2, Some(nowhere))).unwrap();
+    world.submit(at(solo(2), 30.0, 10.0, Reach::Open)).unwrap();
+    assert_eq!(world.step()[0].region, None, "the pool has no such region");
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_match::{Formed, Party, Player, Reach, Ticket, TicketId, Value};
+use tombolo_match::{Formed, Party, Player, Reach, Ticket, TicketId, Value, Venue};
 
 /// A plain description of a pool's rules.
 #[derive(Clone, Debug, Default)]
@@ -172,6 +172,7 @@ impl Plan {
         &self,
         known: &BTreeMap<TicketId, Known>,
         running: &[Vec<Known>],
+        venue: Option<&Venue>,
         formed: &Formed,
         now: u64,
     ) -> Vec<String> {
@@ -191,7 +192,13 @@ impl Plan {
         self.check_teams(&whole, now, &tickets, &mut wrong);
         self.check_host(formed, now, &tickets, &mut wrong);
         wrong.extend(self.discord(&tickets, now).into_iter().map(str::to_owned));
-        if self.latency.is_some() {
+        if let Some(venue) = venue
+            && (&venue.region, &venue.host) != (&formed.region, &formed.host)
+        {
+            wrong.push(format!("it is at {venue:?}"));
+        }
+        let is_anywhere = venue.is_some_and(|venue| venue.region.is_none());
+        if self.latency.is_some() && !is_anywhere {
             let max = self.strictest(&tickets, now, |waited| self.latency_at(waited));
             let region = formed.region.as_ref().map(|region| region.as_str());
             let worst = region.map(|region| worst(&tickets, region));
@@ -199,7 +206,8 @@ impl Plan {
                 wrong.push(format!("region {region:?} has {worst:?}"));
             }
             let best = REGIONS.iter().map(|region| self::worst(&tickets, region));
-            if best.fold(f64::INFINITY, f64::min) < worst.unwrap_or(f64::INFINITY) {
+            let least = best.fold(f64::INFINITY, f64::min);
+            if venue.is_none() && least < worst.unwrap_or(f64::INFINITY) {
                 wrong.push("another region is better".to_owned());
             }
         }

@@ -250,6 +250,7 @@ fn what_one_search_did_not_get_to_the_next_one_looks_at() {
         id: BackfillId([1; 16]),
         after: 0,
         sides: vec![(name("team"), vec![running])],
+        venue: None,
         lease: Duration::from_secs(60),
     });
     world.apply(ask).unwrap();
@@ -297,6 +298,7 @@ fn who_comes_in_front_of_those_that_were_looked_at_is_found_at_once() {
         id: BackfillId([1; 16]),
         after: 0,
         sides: vec![(name("team"), vec![skilled(0, "fighter", 0.0)])],
+        venue: None,
         lease: Duration::from_secs(60),
     });
     world.apply(ask).unwrap();

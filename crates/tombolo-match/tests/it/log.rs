@@ -383,6 +383,7 @@ impl Writer {
                     id,
                     after: self.pool.generation(&id).unwrap_or(0),
                     sides: vec![(team, vec![ticket])],
+                    venue: dice.venue(plan, &[]),
                     lease,
                 })
             }

@@ -5,13 +5,21 @@ use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use tombolo_match::{Backfill, BackfillId, Body, Event, Reach, Ticket, TicketId, Value};
+use tombolo_match::{
+    Backfill, BackfillId, Body, Event, Player, Reach, Ticket, TicketId, Value, Venue,
+};
 
 use crate::checker::{Balance, Direct, Known, Plan, QUERIES, REGIONS};
 use crate::world::{World, asking, id, list, map, name, player, text};
 
 /// A pool with random rules to which random tickets come.
 pub(crate) struct Dice(ChaCha8Rng);
+
+/// A match that runs, and who plays in it.
+struct Runs {
+    sides: Vec<Vec<Known>>,
+    venue: Option<Venue>,
+}
 
 #[test]
 fn no_match_breaks_a_rule_and_no_ticket_is_in_two() {
@@ -32,7 +40,7 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
     let mut world = World::new(&plan.document());
     let start = world.now;
     let mut known: BTreeMap<TicketId, Known> = BTreeMap::new();
-    let mut running: Option<Vec<Vec<Known>>> = None;
+    let mut running: Option<Runs> = None;
     let mut formed = 0;
     let mut next = 0;
     for second in 0..12 {
@@ -55,7 +63,7 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
         }
         // Which roles those play who are in a running match is not known.
         if running.is_none() && plan.healers.is_none() && dice.below(4) == 0 {
-            running = begin_running(&mut world, dice.ticket(plan, 10_000 + next), now);
+            running = begin_running(&mut world, plan, dice, next, now);
         }
         for event in world.events() {
             let is_over = matches!(event, Event::BackfillEnded { .. });
@@ -67,8 +75,9 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
                 panic!("seed {seed}: {event:?}");
             };
             let joins = running.as_mut().filter(|_| matched.backfill.is_some());
-            let before = joins.as_ref().map_or(&[][..], |running| running);
-            let wrong = plan.wrong(&known, before, &matched, now);
+            let before = joins.as_ref().map_or(&[][..], |running| &running.sides);
+            let venue = joins.as_ref().and_then(|running| running.venue.as_ref());
+            let wrong = plan.wrong(&known, before, venue, &matched, now);
             assert!(
                 wrong.is_empty(),
                 "seed {seed}: {wrong:?}\n{plan:?}\n{matched:?}"
@@ -84,7 +93,7 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
                 })
                 .collect();
             if let Some(running) = joins {
-                for (side, joined) in running.iter_mut().zip(joined) {
+                for (side, joined) in running.sides.iter_mut().zip(joined) {
                     side.extend(joined);
                 }
             }
@@ -97,20 +106,29 @@ fn run(seed: u64, plan: &Plan, dice: &mut Dice) -> usize {
 }
 
 /// A match of one user that runs, and asks for more; `None` when the rules have no place for the user.
-fn begin_running(world: &mut World, mut ticket: Ticket, now: u64) -> Option<Vec<Vec<Known>>> {
+fn begin_running(
+    world: &mut World,
+    plan: &Plan,
+    dice: &mut Dice,
+    number: u128,
+    now: u64,
+) -> Option<Runs> {
+    let mut ticket = dice.ticket(plan, 10_000 + number);
     ticket.players.truncate(1);
+    let venue = dice.venue(plan, &ticket.players);
     let teams = &world.pool.rules().shape.teams;
     let (name, count) = (teams[0].name.clone(), teams.len());
     let ask = Body::Backfill(Backfill {
         id: BackfillId([9; 16]),
         after: 0,
         sides: vec![(name, vec![ticket.clone()])],
+        venue: venue.clone(),
         lease: Duration::from_secs(60),
     });
     world.apply(ask).ok()?;
     let mut sides = vec![Vec::new(); count];
     sides[0].push(Known { ticket, since: now });
-    Some(sides)
+    Some(Runs { sides, venue })
 }
 
 /// No tickets have been left of which all would have taken all, however many they are, and which were here a second
@@ -309,6 +327,16 @@ impl Dice {
             query @ 0..5 => asking(ticket, QUERIES[query as usize]),
             _ => ticket,
         }
+    }
+
+    /// Where a match of those is played, if that is known.
+    pub(crate) fn venue(&mut self, plan: &Plan, players: &[Player]) -> Option<Venue> {
+        self.maybe(|dice| Venue {
+            region: plan
+                .latency
+                .and_then(|_| dice.often(|dice| name(REGIONS[dice.below(3) as usize]))),
+            host: players.first().map(|player| player.user.clone()),
+        })
     }
 
     fn maybe<T>(&mut self, some: impl FnOnce(&mut Self) -> T) -> Option<T> {

@@ -214,7 +214,7 @@ fn two_hundred_users_meet_when_the_rules_have_relaxed() {
     let full = world.step();
     assert_eq!(full[0].users().count(), 200, "a full match begins at once");
     for formed in relaxed.iter().chain(&full) {
-        assert_eq!(plan.wrong(&known, &[], formed, 12), [""; 0]);
+        assert_eq!(plan.wrong(&known, &[], None, formed, 12), [""; 0]);
     }
 }
 
@@ -251,7 +251,7 @@ fn a_match_of_a_thousand_users_keeps_its_rules() {
     }
     let formed = world.step();
     assert_eq!(formed[0].users().count(), 1000);
-    assert_eq!(plan.wrong(&known, &[], &formed[0], 0), [""; 0]);
+    assert_eq!(plan.wrong(&known, &[], None, &formed[0], 0), [""; 0]);
 }
 
 #[test]

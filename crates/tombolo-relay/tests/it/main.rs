@@ -15,7 +15,6 @@ mod log;
 mod mobility;
 mod moving;
 mod operating;
-mod plain;
 mod proxy;
 mod relaying;
 mod streams;

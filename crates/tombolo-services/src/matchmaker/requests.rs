@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
     Answer, BEGUN_WEIGHT_MAX, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle,
-    PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId,
+    PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId, Venue,
     WEIGHT_MAX, Why,
 };
 use tombolo_room::{Member, Value};
@@ -193,11 +193,22 @@ fn parse_backfill(backfill: v1::OpenBackfill) -> Result<Backfill, Reject> {
         let name = Name::parse(&team.name).map_err(bad_ticket)?;
         Ok((name, parties.collect::<Result<_, Reject>>()?))
     });
+    let venue = backfill.venue.as_ref().map(parse_venue);
     Ok(Backfill {
+        venue: venue.transpose()?,
         sides: sides.collect::<Result<_, Reject>>()?,
         id: BackfillId(array(&backfill.id)?),
         after: backfill.after,
         lease: Duration::from_millis(backfill.lease_ms.into()),
+    })
+}
+
+fn parse_venue(venue: &v1::MatchVenue) -> Result<Venue, Reject> {
+    let region = (!venue.region.is_empty()).then(|| Name::parse(&venue.region));
+    let host = (!venue.host.is_empty()).then(|| UserId::parse(&venue.host));
+    Ok(Venue {
+        region: region.transpose().map_err(bad_ticket)?,
+        host: host.transpose().map_err(bad_ticket)?,
     })
 }
 

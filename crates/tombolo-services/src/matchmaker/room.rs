@@ -63,7 +63,7 @@ pub(super) fn room_of(id: [u8; 16]) -> Result<RoomId, Reject> {
 
 /// A match that runs keeps its id. That of a new one begins with its pool's mark; the rest nobody can
 /// choose: in its pool no other match has the same number.
-fn match_id(desk: &Desk, formed: &Formed) -> [u8; 16] {
+pub(super) fn match_id(desk: &Desk, formed: &Formed) -> [u8; 16] {
     if let Some((running, _)) = formed.backfill {
         return running.0;
     }

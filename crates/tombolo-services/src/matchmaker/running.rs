@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tombolo_match::{Backfill, BackfillId, ENTRY_BYTES_MAX, Ticket};
+use tombolo_match::{Backfill, BackfillId, ENTRY_BYTES_MAX, Player, Ticket, Venue};
 use tombolo_wire::v1::ErrorCode;
 
 use super::desk::Desk;
@@ -29,6 +29,9 @@ pub(super) async fn authorize(
     for ticket in tickets(&mut backfill) {
         desk.lock().pool.recall(ticket);
     }
+    if backfill.venue.is_none() && desk.lock().pool.generation(&backfill.id).is_none() {
+        backfill.venue = told(node, desk, &backfill);
+    }
     ask_game(node, session, desk, tickets(&mut backfill).collect()).await?;
     let mut weight = 0;
     for ticket in tickets(&mut backfill) {
@@ -40,6 +43,22 @@ pub(super) async fn authorize(
         return Err(Reject::new(ErrorCode::TooLarge, message));
     }
     Ok(backfill)
+}
+
+/// Where a match is played, as its users were told when it began, if the pool knows that still.
+fn told(node: &Node, desk: &Desk, backfill: &Backfill) -> Option<Venue> {
+    let state = desk.lock();
+    let tickets = backfill.sides.iter().flat_map(|(_, tickets)| tickets);
+    let users = tickets.flat_map(|ticket| &ticket.players);
+    let mut formed = users.filter_map(|Player { user, .. }| {
+        let ticket = state.pool.played(user)?.id;
+        state.begun(node, &ticket, user)
+    });
+    let formed = formed.find(|formed| room::match_id(desk, formed) == backfill.id.0)?;
+    Some(Venue {
+        region: formed.region.clone(),
+        host: formed.host.clone(),
+    })
 }
 
 fn tickets(backfill: &mut Backfill) -> impl Iterator<Item = &mut Ticket> {

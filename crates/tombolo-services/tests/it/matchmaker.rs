@@ -1332,6 +1332,7 @@ fn asks_for_more(found: &v1::MatchFound) -> match_request::Kind {
         after: 0,
         teams: teams.collect(),
         lease_ms: 60_000,
+        venue: None,
     })
 }
 

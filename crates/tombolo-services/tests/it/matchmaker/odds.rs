@@ -345,6 +345,7 @@ fn open(first: &v1::MatchFound, after: u32, users: &[(&str, &str)]) -> match_req
         after,
         teams: teams.to_vec(),
         lease_ms: 60_000,
+        venue: None,
     })
 }
 

@@ -134,6 +134,95 @@ async fn the_games_own_code_says_what_those_are_like_who_play() {
     assert_eq!(found(&mut dave).await.room, running.room, "all are as good");
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_joins_is_told_the_region_and_the_host_of_the_match() {
+    let lab = lab_with(|config| config.pools.push(MatchPool::parse(PLACED).unwrap()));
+    let mut devices = Vec::new();
+    let open = v1::MatchReach::Open;
+    for (number, (user, eu, us, reach)) in (1..).zip([
+        ("alice", 20.0, 80.0, v1::MatchReach::Restricted),
+        ("bob", 25.0, 85.0, v1::MatchReach::PortRestricted),
+        ("carol", 70.0, 10.0, open),
+        ("dave", 75.0, 10.0, open),
+        ("eve", 80.0, 10.0, open),
+    ]) {
+        devices.push((seeker(&lab, user).await, number, eu, us, reach));
+    }
+    let mut devices = devices.into_iter();
+    let mut next = async || {
+        let (mut device, number, eu, us, reach) = devices.next().unwrap();
+        let user = device.user.to_string();
+        let submit = match_request::Kind::Submit(v1::SubmitTicket {
+            id: id(number),
+            players: vec![placed(&user, eu, us, reach)],
+            ..v1::SubmitTicket::default()
+        });
+        ask(&mut device, "placed", submit).await.unwrap();
+        device
+    };
+    let (mut alice, mut bob) = (next().await, next().await);
+    let running = found(&mut alice).await;
+    found(&mut bob).await;
+    assert_eq!((&*running.region, &*running.host), ("eu", "alice"));
+    alice.join(&running.room, JoinMode::Join).await.unwrap();
+    bob.join(&running.room, JoinMode::Join).await.unwrap();
+
+    // What nobody says the pool knows.
+    let teams = |users: &[&str]| users.iter().map(|user| players(&[(user, 0.0)])).collect();
+    let mut backfill = asking(&running, teams(&["alice", "bob"]));
+    ask(&mut alice, "placed", backfill).await.unwrap();
+    let mut carol = next().await;
+    let joined = found(&mut carol).await;
+    assert_eq!(joined.room, running.room);
+    assert_eq!((&*joined.region, &*joined.host), ("eu", "alice"));
+    carol.join(&running.room, JoinMode::Join).await.unwrap();
+
+    // Another host is one when the owner says so.
+    backfill = asking(&running, teams(&["alice", "bob", "carol"]));
+    if let match_request::Kind::Backfill(open) = &mut backfill {
+        open.after = 2;
+        open.venue = Some(v1::MatchVenue {
+            region: "eu".into(),
+            host: "carol".into(),
+        });
+    }
+    ask(&mut alice, "placed", backfill).await.unwrap();
+    let mut dave = next().await;
+    let joined = found(&mut dave).await;
+    assert_eq!((&*joined.region, &*joined.host), ("eu", "carol"));
+    let mut eve = next().await;
+    assert_eq!(found(&mut eve).await.host, "carol");
+}
+
+const PLACED: &str = r#"
+name = "placed"
+players = { min = 2, max = 5 }
+fill = 0
+[[rules]]
+kind = "latency"
+attribute = "ping"
+regions = ["eu", "us"]
+max = 100
+"#;
+
+fn placed(user: &str, eu: f64, us: f64, reach: v1::MatchReach) -> v1::MatchPlayer {
+    let number = |(name, number): (&str, f64)| v1::MatchNumber {
+        name: name.to_owned(),
+        number,
+    };
+    v1::MatchPlayer {
+        user: user.to_owned(),
+        attributes: vec![v1::MatchAttribute {
+            name: "ping".to_owned(),
+            value: Some(match_attribute::Value::Map(v1::MatchNumbers {
+                numbers: [("eu", eu), ("us", us)].map(number).into(),
+            })),
+        }],
+        reach: reach.into(),
+        ..v1::MatchPlayer::default()
+    }
+}
+
 fn serve_circle(config: &mut Config) {
     config.pools.push(MatchPool::parse(CIRCLE).unwrap());
 }
@@ -190,5 +279,6 @@ fn asking(running: &v1::MatchFound, parties: Vec<Vec<v1::MatchPlayer>>) -> match
                 .collect(),
         }],
         lease_ms: 60_000,
+        venue: None,
     })
 }

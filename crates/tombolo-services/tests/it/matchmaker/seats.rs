@@ -39,6 +39,7 @@ async fn a_node_that_gets_no_room_does_not_take_back_a_match_of_which_others_wer
         after: 0,
         teams,
         lease_ms: 60_000,
+        venue: None,
     });
     ask(&mut alice, "some", more).await.unwrap();
     assert_eq!(found(&mut carol).await.room, running.room);
