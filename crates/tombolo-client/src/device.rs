@@ -25,7 +25,7 @@ use crate::keys::{Accepted, Keys};
 use crate::link::{Introduction, Lane, Peer, Rouser, Shop, transport_config};
 use crate::links::{self, HANDSHAKES_MAX, Links, Meeting, Target};
 use crate::matchmaker::{Seeking, follow_reach};
-use crate::net::{DeviceSocket, Dropped, Net, RelayKeeper, lookup, measure_nat};
+use crate::net::{DeviceSocket, Dropped, Lookup, Net, RelayKeeper, measure_nat};
 use crate::renewal::renew;
 use crate::room::{RoomEvent, RoomState, Rooms, Unnamed};
 use crate::seldom::Seldom;
@@ -123,7 +123,10 @@ impl Device {
     ) -> Result<Self, Error> {
         let keys = Arc::new(Keys::generate().map_err(Error::local)?);
         let accepted = Accepted::default();
-        let addresses = lookup(url.host(), url.port)
+        // Held until the device is open: its first connection is to the same name, and mostly its relay.
+        let name = Lookup::of(url.host());
+        let addresses = name
+            .addresses(url.port)
             .await
             .map_err(|error| Error::unreachable(&url, &error.to_string()))?;
         let is_local = addresses.iter().any(|address| address.ip().is_loopback());

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use tombolo_wire::ServerUrl;
 
 use crate::error::Error;
+use crate::net::lookup;
 use crate::tls;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +46,8 @@ async fn post(url: &ServerUrl, path: &str, body: String) -> Result<(StatusCode, 
     let failed = |error: &dyn std::fmt::Display| Error::unreachable(url, &error.to_string());
     let name = ServerName::try_from(url.host().to_owned()).map_err(|e| failed(&e))?;
     let config = tls::client_config(url.pin.as_ref(), Some(b"http/1.1")).map_err(|e| failed(&e))?;
-    let tcp = TcpStream::connect((url.host(), url.port))
+    let addresses = lookup(url.host(), url.port).await.map_err(|e| failed(&e))?;
+    let tcp = TcpStream::connect(&addresses[..])
         .await
         .map_err(|e| failed(&e))?;
     let connector = TlsConnector::from(std::sync::Arc::new(config));

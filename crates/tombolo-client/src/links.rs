@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tombolo_field::EntityId;
 use tombolo_path::Policy;
 use tombolo_wire::v1;
@@ -15,12 +15,10 @@ use crate::keys::PublicKey;
 use crate::link::{
     self, Delivering, Driver, Inputs, Introduction, Lane, LinkConfig, Over, Peer, Place, Shop,
 };
-use crate::net::is_virtual;
 use crate::session::Introduced;
 
-/// Handshakes that may be under way.
+/// Handshakes that may wait to be looked at.
 pub(crate) const HANDSHAKES_MAX: usize = 64;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all links together, when the device is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why links end with their device.
@@ -376,49 +374,61 @@ fn replace(
     (ended, delivering)
 }
 
-/// Takes incoming QUIC connections to the links that wait for them.
+/// Takes incoming QUIC connections to the links that wait for them: of each introduced peer one, however many it begins.
 pub(crate) async fn accept(links: Weak<Links>, endpoint: noq::Endpoint) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
-        // Introduced peers connect from the virtual address that they were given.
-        let place = places.clone().try_acquire_owned();
-        let (true, Ok(place)) = (is_virtual(incoming.remote_address()), place) else {
+        let (from, first_id) = (incoming.remote_address(), incoming.orig_dst_cid());
+        let wanted = links
+            .upgrade()
+            .and_then(|links| links.shop.net.begin_handshake(from, first_id));
+        let Some(unwanted) = wanted else {
+            // Who is to begin it says it again, and may be introduced by then.
             incoming.ignore();
             continue;
         };
         let links = links.clone();
         tokio::spawn(async move {
-            if let Some(connection) = handshake(incoming).await
-                && let Some(links) = links.upgrade()
-            {
+            let connection = tokio::select! {
+                connection = handshake(incoming) => connection,
+                // The link that waited for it is over.
+                _ = unwanted => None,
+            };
+            if let (Some(connection), Some(links)) = (connection, links.upgrade()) {
                 links.on_connection(connection);
             }
-            drop(place);
         });
     }
 }
 
 async fn handshake(incoming: noq::Incoming) -> Option<noq::Connection> {
-    let connecting = incoming.accept().ok()?;
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a peer's handshake failed");
-            None
-        }
-        Err(_) => None,
-    }
+    let handshake = incoming.accept().ok()?.await;
+    let failed = |error: &_| tracing::debug!(%error, "a peer's handshake failed");
+    handshake.inspect_err(failed).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::collections::BTreeMap;
+    use std::net::{Ipv4Addr, SocketAddr};
 
+    use noq::ConnectionId;
+    use tokio::net::UdpSocket;
     use tombolo_node::Node;
     use tombolo_path::{Candidate, CandidateKind, Credentials, PeerConfig};
 
     use super::*;
+    use crate::keys::Keys;
     use crate::{Device, Room, RoomEvent, RoomOptions};
+
+    /// Between two packets of a flood.
+    const FLOOD_PACE: Duration = Duration::from_millis(2);
+
+    async fn node() -> Node {
+        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
+        let node = node.allow_peer("127.0.0.0/8".parse().unwrap());
+        let node = node.port(0).turn_port(0).turns_port(0).start();
+        node.await.unwrap()
+    }
 
     async fn device(node: &Node, user: &str) -> Device {
         let url = node.ready().url.to_string();
@@ -426,36 +436,18 @@ mod tests {
         device.await.unwrap()
     }
 
-    async fn join(device: &Device) -> Room {
+    async fn join(device: &Device, policy: Policy) -> Room {
         let options = RoomOptions {
-            policy: Policy::Relay,
+            policy,
             ..RoomOptions::default()
         };
         device.rooms().join_or_create("r", options).await.unwrap()
     }
 
-    /// A member of a room that says to have another's relayed address.
-    fn liar(address: SocketAddr) -> PeerConfig {
-        let [own, theirs] = [1, 2].map(|seed| Credentials::from_seed([seed; 32]));
-        let mut config = PeerConfig::new(own, theirs, true);
-        config.candidates = vec![Candidate::new(CandidateKind::Relayed, address)];
-        config
-    }
-
-    #[tokio::test]
-    async fn whoever_claims_anothers_relayed_address_does_not_keep_a_link_from_coming_up() {
-        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
-        let node = node.allow_peer("127.0.0.0/8".parse().unwrap());
-        let node = node.port(0).turn_port(0).turns_port(0).start();
-        let node = node.await.unwrap();
-        let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-        // Both were lied to, since either may be the one that begins the handshake.
-        for (device, other) in [(&alice, &bob), (&bob, &alice)] {
-            let lie = liar(other.relayed_address().unwrap());
-            device.0.net().add_peer(lie, None).unwrap();
-        }
-        let alice_room = join(&alice).await;
-        let bob_room = join(&bob).await;
+    /// Links the two, and says something each way.
+    async fn link(alice: &Device, bob: &Device, policy: Policy) {
+        let alice_room = join(alice, policy).await;
+        let bob_room = join(bob, policy).await;
         let name = UserId::parse("bob").unwrap();
         while !alice_room.members().contains(&name) {
             tokio::task::yield_now().await;
@@ -469,6 +461,99 @@ mod tests {
         for (from, to) in [(&to_alice, &to_bob), (&to_bob, &to_alice)] {
             from.send(Lane::Reliable, "hello").unwrap();
             assert_eq!(to.recv().await.unwrap().payload, "hello");
+        }
+    }
+
+    /// A member of a room that says to have these addresses.
+    fn liar(candidates: Vec<Candidate>) -> PeerConfig {
+        let [own, theirs] = [1, 2].map(|seed| Credentials::from_seed([seed; 32]));
+        let mut config = PeerConfig::new(own, theirs, true);
+        config.candidates = candidates;
+        config
+    }
+
+    /// The first packets of as many handshakes, none of which goes on.
+    async fn first_packets(count: usize) -> Vec<Vec<u8>> {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = UdpSocket::bind(loopback).await.unwrap();
+        let to = socket.local_addr().unwrap();
+        let endpoint = noq::Endpoint::client(loopback).unwrap();
+        let keys = Keys::generate().unwrap();
+        let tls = keys.client_config(keys.identity).unwrap();
+        let config = noq::ClientConfig::new(Arc::new(tls));
+        let begin = |_| endpoint.connect_with(config.clone(), to, "peer").unwrap();
+        let begun: Vec<_> = (0..count).map(begin).collect();
+        let mut by_id = BTreeMap::new();
+        while by_id.len() < begun.len() {
+            let mut packet = vec![0; 2048];
+            let bytes = socket.recv(&mut packet).await.unwrap();
+            packet.truncate(bytes);
+            let id = packet[6..][..usize::from(packet[5])].to_vec();
+            by_id.entry(id).or_insert(packet);
+        }
+        by_id.into_values().collect()
+    }
+
+    #[tokio::test]
+    async fn whoever_claims_anothers_addresses_does_not_keep_a_link_from_coming_up() {
+        let node = node().await;
+        let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        for (policy, moves) in [
+            (Policy::Relay, false),
+            (Policy::Relay, true),
+            (Policy::Any, true),
+        ] {
+            let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+            // Both were lied to, since either may be the one that begins the handshake.
+            for (device, other) in [(&alice, &bob), (&bob, &alice)] {
+                let net = device.0.net();
+                let liar = liar(other.candidates());
+                let (liar, _) = net.add_peer(liar, None).unwrap();
+                if moves {
+                    let elsewhere = Candidate::new(CandidateKind::Relayed, elsewhere);
+                    net.add_candidate(liar, elsewhere);
+                }
+            }
+            link(&alice, &bob, policy).await;
+        }
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_introduced_peer_that_begins_many_handshakes_keeps_nobody_from_linking() {
+        let node = node().await;
+        let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
+        let mallory = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = Candidate::new(CandidateKind::Host, mallory.local_addr().unwrap());
+        // Either may be the one that awaits the other's handshake.
+        let targets = [&alice, &bob].map(|device| {
+            let net = device.0.net();
+            let first_id = ConnectionId::new(&[7; 16]);
+            net.add_peer(liar(vec![at]), Some(first_id)).unwrap();
+            SocketAddr::from((Ipv4Addr::LOCALHOST, net.port()))
+        });
+        let packets = first_packets(2 * HANDSHAKES_MAX).await;
+        let begin = async |packet: &[u8]| {
+            let relayed_path = [&[0x08], packet].concat();
+            for target in targets {
+                mallory.send_to(&relayed_path, target).await.unwrap();
+            }
+        };
+        for packet in &packets {
+            begin(packet).await;
+        }
+        let flood = async {
+            for packet in packets.iter().cycle() {
+                begin(packet).await;
+                tokio::time::sleep(FLOOD_PACE).await;
+            }
+        };
+        tokio::select! {
+            () = flood => {}
+            () = link(&alice, &bob, Policy::Relay) => {}
+        }
+        for device in [&alice, &bob] {
+            assert!(device.dropped().unexpected_handshakes > 0, "and is counted");
         }
         node.shutdown().await;
     }

@@ -30,6 +30,7 @@ mod certificate;
 mod connections;
 mod credentials;
 mod error;
+mod fleet;
 mod groups;
 mod hook;
 mod http_hooks;

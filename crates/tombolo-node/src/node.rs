@@ -14,8 +14,8 @@ use tombolo_wire::{NodeId, ServerUrl};
 use crate::addresses::Addresses;
 use crate::builder::{EngineChoice, NodeBuilder};
 use crate::certificate::Certificate;
-use crate::credentials::RelaySecret;
 use crate::error::{Broken, ReloadError, StartError};
+use crate::fleet::Fleet;
 use crate::hook::{Hook, Lost, Uris};
 use crate::http_hooks::{self, Chain, HttpHooks, HttpHooksStats, NoHooks};
 use crate::keys::DevKey;
@@ -35,7 +35,7 @@ pub struct Node {
     config: Mutex<NodeBuilder>,
     addresses: Addresses,
     certificates: Certificates,
-    secret: RelaySecret,
+    fleet: Fleet,
     dev_key: Option<DevKey>,
     operator: Operator,
     engine: Arc<dyn Engine>,
@@ -99,17 +99,17 @@ impl Node {
         let addresses = addresses(&config)?;
         let certificate = certificate(&config, &addresses)?;
         let certificates = certificate.for_turns()?;
-        let secret = RelaySecret::random().map_err(StartError::Entropy)?;
         let mut services_config = services_config(&config)?;
         let http_hooks = add_hooks(&config, &mut services_config)?;
         let Store { engine, sealed } = store(&config).await?;
         let seal_claim = claim(&engine, &services_config.node, &config).await?;
-        let relay = relaying::config(&config, &addresses, certificates.clone(), &secret);
+        let fleet = Fleet::join(&*engine, &config.seal_keys).await?;
+        let relay = relaying::config(&config, &addresses, certificates.clone(), &fleet);
         let relay = Relay::bind(relay).map_err(|error| StartError::from_relay(error, &config))?;
         let relay = Arc::new(relay);
 
         let uris = relaying::uris(&relay, &addresses, config.host.as_deref());
-        let hook = Arc::new(hook(&relay, &addresses, secret.clone(), uris.clone()));
+        let hook = Arc::new(hook(&relay, &addresses, &fleet, uris.clone()));
         let services = Services::new(Arc::clone(&engine), hook, token_keys, services_config);
         let turn = relaying::turn(&relay, &addresses);
         let operator = Operator::new(services.clone(), Arc::clone(&engine), &relay, turn);
@@ -154,7 +154,7 @@ impl Node {
             certificates,
             sealed,
             seal_claim,
-            secret,
+            fleet,
             dev_key,
             operator,
             engine,
@@ -197,7 +197,7 @@ impl Node {
             None => self.certificates.clone(),
         };
         let game = game_server(config).map_err(ReloadError::Hooks)?;
-        let relay = relaying::config(config, &self.addresses, certificates, &self.secret);
+        let relay = relaying::config(config, &self.addresses, certificates, &self.fleet);
         self.relay.reload(&relay)?;
         self.take_certificate(config)?;
         self.services.set_tokens(token_keys);
@@ -427,10 +427,10 @@ fn name(config: &NodeBuilder) -> Result<Option<NodeId>, StartError> {
     Ok(Some(node_name(u64::from_ne_bytes(number))))
 }
 
-fn hook(relay: &Arc<Relay>, addresses: &Addresses, secret: RelaySecret, uris: Uris) -> Hook {
+fn hook(relay: &Arc<Relay>, addresses: &Addresses, fleet: &Fleet, uris: Uris) -> Hook {
     Hook {
         relay: Arc::downgrade(relay),
-        secret,
+        secret: fleet.secret.clone(),
         uris,
         relay_ips: relaying::ips(addresses),
         lost_permits: Lost::default(),

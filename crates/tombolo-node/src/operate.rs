@@ -156,6 +156,12 @@ impl Operator {
         }
     }
 
+    /// The relay of this node; `None` when the node has ended.
+    #[must_use]
+    pub fn relay(&self) -> Option<Arc<Relay>> {
+        self.relay.upgrade()
+    }
+
     /// Tells something to users with a tag, or to everybody for `all`, until it expires.
     ///
     /// # Errors

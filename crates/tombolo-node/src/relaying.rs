@@ -6,15 +6,15 @@ use tombolo_relay::{Certificates, Relay, RelayConfig};
 
 use crate::addresses::Addresses;
 use crate::builder::NodeBuilder;
-use crate::credentials::RelaySecret;
+use crate::fleet::Fleet;
 use crate::hook::Uris;
 
-/// What was asked for, with the node's own addresses, certificate and secret.
+/// What was asked for, with the node's own addresses and certificate, and what the cluster's relays share.
 pub(crate) fn config(
     config: &NodeBuilder,
     addresses: &Addresses,
     certificates: Certificates,
-    secret: &RelaySecret,
+    fleet: &Fleet,
 ) -> RelayConfig {
     let mut relay = config.relay.clone();
     let bound = addresses.bound();
@@ -30,10 +30,10 @@ pub(crate) fn config(
         .filter(|address| address.bound != address.advertised)
         .map(|address| (address.bound, address.advertised))
         .collect();
-    relay
-        .realm
-        .secrets
-        .push(secret.as_str().as_bytes().to_vec());
+    let secrets = std::iter::once(&fleet.secret).chain(&fleet.others);
+    let secrets = secrets.map(|secret| secret.as_str().as_bytes().to_vec());
+    relay.realm.secrets.extend(secrets);
+    relay.nonce_key.get_or_insert(fleet.key);
     relay.allow_peers.extend(&config.allow_peers);
     relay.own_ports.push(config.port);
     relay

@@ -26,6 +26,12 @@ pub struct RelayConfig {
     pub tls: Option<Certificates>,
     /// Whether DTLS is served where there is a certificate. On by default.
     pub dtls: bool,
+    /// Whether STUN and TURN are served over UDP without DTLS. On by default; without either, no UDP port is
+    /// listened on.
+    pub plain_udp: bool,
+    /// Whether STUN and TURN are served over TCP without TLS, also to proxies that end TLS. On by default;
+    /// without either, no TCP port is listened on.
+    pub plain_tcp: bool,
     /// IPs that relay ports are bound on: the first IPv4 and the first IPv6 one count. Empty (the
     /// default) takes them from `listen`.
     pub relay_ips: Vec<IpAddr>,
@@ -137,6 +143,8 @@ impl Default for RelayConfig {
             listen_tls: Vec::new(),
             tls: None,
             dtls: true,
+            plain_udp: true,
+            plain_tcp: true,
             relay_ips: Vec::new(),
             public_ips: Vec::new(),
             relay_ports: 49152..=65535,
@@ -169,6 +177,11 @@ impl Default for RelayConfig {
 }
 
 impl RelayConfig {
+    /// Whether DTLS is served, with whichever key: another one may take its place.
+    pub(crate) fn has_dtls(&self) -> bool {
+        self.tls.is_some() && self.dtls
+    }
+
     /// Each shard's part of the limits.
     pub(crate) fn shard_limits(&self, shards: usize) -> Limits {
         let all = self.limits;

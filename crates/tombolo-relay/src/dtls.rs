@@ -24,7 +24,11 @@ use dimpl::Dtls;
 use tokio::{sync::mpsc, task};
 use tombolo_turn::server::{FiveTuple, Transport};
 
-use self::{association::Association, exchange::Exchange, hello::Hello};
+use self::{
+    association::Association,
+    exchange::Exchange,
+    hello::{Hello, is_dtls},
+};
 use crate::{
     Certificates,
     link::Connection,
@@ -34,7 +38,6 @@ use crate::{
 };
 #[cfg(feature = "fuzzing")]
 pub(crate) use exchange::fuzzing;
-pub(crate) use hello::is_dtls;
 
 /// A shard's way to hand datagrams over.
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub(crate) struct DtlsInlet {
     queue: mpsc::Sender<Incoming>,
     shard: usize,
     counters: Arc<StreamCounters>,
+    /// Whether nothing but DTLS is served over UDP.
+    is_alone: bool,
 }
 
 /// A datagram from a client.
@@ -64,6 +69,7 @@ pub(crate) fn queue(counters: &Arc<StreamCounters>) -> (DtlsInlet, DtlsOutlet) {
         queue: sender,
         shard: 0,
         counters: Arc::clone(counters),
+        is_alone: false,
     };
     (inlet, DtlsOutlet { queue: receiver })
 }
@@ -76,9 +82,25 @@ impl DtlsInlet {
         }
     }
 
-    /// Hands a datagram over; drops and counts it where too many wait, or where it is longer than any of
-    /// DTLS, so that what waits takes little memory.
+    /// Where nothing but DTLS is served over UDP.
+    pub(crate) fn alone(self) -> Self {
+        Self {
+            is_alone: true,
+            ..self
+        }
+    }
+
+    /// Whether a datagram is not for those who serve plain STUN and TURN.
+    pub(crate) fn takes(&self, datagram: &[u8]) -> bool {
+        self.is_alone || is_dtls(datagram)
+    }
+
+    /// Hands a datagram over; drops and counts it where it is none of DTLS, too many wait, or where it is
+    /// longer than any of DTLS, so that what waits takes little memory.
     pub(crate) fn take(&self, client: SocketAddr, server: SocketAddr, datagram: &[u8]) {
+        if !is_dtls(datagram) {
+            return self.counters.plain_udp_refused.add(1);
+        }
         if datagram.len() > DATAGRAM_BYTES_MAX {
             return self.counters.dtls_dropped.add(1);
         }

@@ -23,6 +23,14 @@ pub enum BindError {
     /// TURN over TLS was asked for without a certificate.
     #[error("TURN over TLS needs a certificate: give one, or no port for it")]
     NoCertificate,
+    /// Neither plain STUN and TURN nor TLS is to be served.
+    #[error(
+        "nothing is served: plain UDP and plain TCP are off, and there is no certificate for TLS and DTLS"
+    )]
+    NothingServed,
+    /// There are addresses for UDP alone, and nothing is served over UDP.
+    #[error("there is an address for UDP alone, but plain UDP is off, and so is DTLS")]
+    NoUdp,
     /// The range of relay ports is empty or reaches below 1024.
     #[error("the range of relay ports must not be empty or reach below 1024")]
     RelayPorts,

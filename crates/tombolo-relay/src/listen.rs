@@ -20,32 +20,28 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn bind(config: &RelayConfig, shards: usize) -> Result<Self, BindError> {
-        let (turn, tcp) = retry_if_free(&config.listen, || {
-            let udp = bind_udp(&config.listen)?;
-            let bound: Vec<SocketAddr> = addresses(&udp)?;
-            Ok((udp, bind_tcp(&bound)?))
-        })?;
+        let has_dtls = config.has_dtls();
+        let for_turn = Served {
+            udp: config.plain_udp || has_dtls,
+            tcp: config.plain_tcp || config.tls.is_some(),
+        };
+        let for_tls = Served {
+            udp: has_dtls,
+            tcp: true,
+        };
+        let turn = retry_if_free(&config.listen, || Bound::new(&config.listen, for_turn))?;
         let alternate = retry_if_free(&config.listen_udp, || bind_udp(&config.listen_udp))?;
-        // With any key: another one may take its place, and then there is DTLS.
-        let has_dtls = config.tls.is_some() && config.dtls;
-        let (dtls, tls) = retry_if_free(&config.listen_tls, || {
-            if !has_dtls {
-                return Ok((Vec::new(), bind_tcp(&config.listen_tls)?));
-            }
-            let udp = bind_udp(&config.listen_tls)?;
-            let bound: Vec<SocketAddr> = addresses(&udp)?;
-            Ok((udp, bind_tcp(&bound)?))
+        let turns = retry_if_free(&config.listen_tls, || {
+            Bound::new(&config.listen_tls, for_tls)
         })?;
         let addrs = RelayAddrs {
-            turn: addresses(&turn)?,
+            turn: turn.addresses,
             alternate: addresses(&alternate)?,
-            turns: tls
-                .iter()
-                .map(TcpListener::local_addr)
-                .collect::<Result<_, _>>()?,
+            turns: turns.addresses,
             relay: config.relay_ips(),
         };
-        let first: Vec<UdpSocket> = turn.into_iter().chain(alternate).chain(dtls).collect();
+        let first = turn.udp.into_iter().chain(alternate).chain(turns.udp);
+        let first: Vec<UdpSocket> = first.collect();
         let mut udp = Vec::with_capacity(shards);
         for _ in 1..shards {
             let siblings = first.iter().map(UdpSocket::bind_sibling);
@@ -54,9 +50,44 @@ impl Listeners {
         udp.push(first);
         Ok(Self {
             udp,
-            tcp: tcp.into_iter().chain(tls).collect(),
+            tcp: turn.tcp.into_iter().chain(turns.tcp).collect(),
             addrs,
         })
+    }
+}
+
+/// What is listened on at some addresses.
+#[derive(Clone, Copy)]
+struct Served {
+    udp: bool,
+    tcp: bool,
+}
+
+/// The sockets of some addresses.
+struct Bound {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+    /// With the ports that they were given, the same for UDP and TCP.
+    addresses: Vec<SocketAddr>,
+}
+
+impl Bound {
+    fn new(wanted: &[SocketAddr], served: Served) -> Result<Self, BindError> {
+        let mut bound = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            addresses: wanted.to_vec(),
+        };
+        if served.udp {
+            bound.udp = bind_udp(&bound.addresses)?;
+            bound.addresses = addresses(&bound.udp)?;
+        }
+        if served.tcp {
+            bound.tcp = bind_tcp(&bound.addresses)?;
+            let taken = bound.tcp.iter().map(TcpListener::local_addr);
+            bound.addresses = taken.collect::<Result<_, _>>()?;
+        }
+        Ok(bound)
     }
 }
 

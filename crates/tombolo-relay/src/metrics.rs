@@ -263,6 +263,8 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_connections_joined", Counter, "Connections joined with one to a peer.", |s| s.joined),
     ("tombolo_relay_proxy_headers_malformed", Counter, "Connections closed because a trusted proxy did not say whose they are.", |s| s.proxy_malformed),
     ("tombolo_relay_proxy_headers_untrusted", Counter, "Connections closed because whom nobody trusts said whose they are.", |s| s.proxy_untrusted),
+    ("tombolo_relay_plain_connections_refused", Counter, "Connections closed because they began without TLS, which alone is served over TCP.", |s| s.plain_tcp_refused),
+    ("tombolo_relay_plain_datagrams_refused", Counter, "Datagrams dropped because they were none of DTLS, which alone is served over UDP.", |s| s.plain_udp_refused),
     ("tombolo_relay_handshakes", Gauge, "TLS and DTLS handshakes under way.", |s| s.handshakes),
     ("tombolo_relay_handshakes_refused", Counter, "Handshakes not begun because there were too many.", |s| s.handshakes_refused),
     ("tombolo_relay_tls_handshakes_failed", Counter, "TLS handshakes that failed.", |s| s.tls_failed),

@@ -78,6 +78,7 @@ impl fmt::Display for Changed {
 pub(crate) struct Layout {
     listen: [Vec<SocketAddr>; 3],
     has_tls: [bool; 2],
+    has_plain: [bool; 2],
     relay_ips: Vec<IpAddr>,
     public_ips: Vec<(IpAddr, IpAddr)>,
     relay_ports: RangeInclusive<u16>,
@@ -98,6 +99,7 @@ impl Layout {
                 config.listen_tls.clone(),
             ],
             has_tls: [config.tls.is_some(), config.dtls],
+            has_plain: [config.plain_udp, config.plain_tcp],
             relay_ips: config.relay_ips(),
             public_ips: config.public_ips.clone(),
             relay_ports: config.relay_ports.clone(),
@@ -125,6 +127,10 @@ impl Layout {
             (
                 "whether there is TLS and DTLS (`tls`, `tls.dtls`)",
                 self.has_tls == other.has_tls,
+            ),
+            (
+                "whether all is served without TLS and DTLS, too (`plain-udp`, `plain-tcp`)",
+                self.has_plain == other.has_plain,
             ),
             (
                 "the relay IPs (`relay-ip`)",

@@ -50,7 +50,7 @@ pub struct Relay {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayAddrs {
-    /// STUN and TURN over UDP and TCP, in the order of [`RelayConfig::listen`].
+    /// STUN and TURN over UDP and TCP, as far as these are served, in the order of [`RelayConfig::listen`].
     pub turn: Vec<SocketAddr>,
     /// STUN and TURN over UDP alone, in the order of [`RelayConfig::listen_udp`].
     pub alternate: Vec<SocketAddr>,
@@ -329,7 +329,7 @@ fn dtls_ends(
     listeners: &Listeners,
     counters: &Arc<StreamCounters>,
 ) -> Result<Option<DtlsEnds>, BindError> {
-    if config.tls.is_none() || !config.dtls {
+    if !config.has_dtls() {
         return Ok(None);
     }
     let sockets = listeners.udp.first().into_iter().flatten();
@@ -338,6 +338,10 @@ fn dtls_ends(
         .collect::<Result<_, _>>()?;
     let out = Out::new(clones);
     let (inlet, outlet) = dtls::queue(counters);
+    let inlet = match config.plain_udp {
+        true => inlet,
+        false => inlet.alone(),
+    };
     Ok(out.map(|out| (inlet, (outlet, out))))
 }
 
@@ -371,6 +375,12 @@ fn check(config: &RelayConfig) -> Result<(), BindError> {
     }
     if !config.listen_tls.is_empty() && config.tls.is_none() {
         return Err(BindError::NoCertificate);
+    }
+    if !config.plain_udp && !config.plain_tcp && config.tls.is_none() {
+        return Err(BindError::NothingServed);
+    }
+    if !config.listen_udp.is_empty() && !config.plain_udp && !config.has_dtls() {
+        return Err(BindError::NoUdp);
     }
     if config.relay_ports.is_empty() || *config.relay_ports.start() < RELAY_PORT_MIN {
         return Err(BindError::RelayPorts);

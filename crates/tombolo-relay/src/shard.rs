@@ -130,8 +130,11 @@ impl Shard {
                 share: 1,
             });
         }
-        let first = servers.first().ok_or(io::ErrorKind::NotFound)?;
-        let sender = Sender::new(first.socket.trains());
+        let trains = match servers.first() {
+            Some(first) => first.socket.trains(),
+            None => UdpSocket::trains_of_kernel()?,
+        };
+        let sender = Sender::new(trains);
         let ShardSockets {
             shard,
             owners,

@@ -108,6 +108,10 @@ pub struct StreamStats {
     pub proxy_malformed: u64,
     /// Connections closed because whom nobody trusts said whose they are.
     pub proxy_untrusted: u64,
+    /// Connections closed because TLS alone is served over TCP, and they began without it.
+    pub plain_tcp_refused: u64,
+    /// Datagrams dropped because DTLS alone is served over UDP, and they were none of it.
+    pub plain_udp_refused: u64,
     /// TLS and DTLS handshakes under way (a gauge).
     pub handshakes: u64,
     /// Handshakes not begun because there were too many, at once or in a second, in all or with their
@@ -148,6 +152,8 @@ impl StreamStats {
             ("connection closed for a newcomer", self.displaced),
             ("proxy does not say who the client is", self.proxy_malformed),
             ("proxy header of whom nobody trusts", self.proxy_untrusted),
+            ("tcp without tls", self.plain_tcp_refused),
+            ("udp without dtls", self.plain_udp_refused),
             ("too many handshakes", self.handshakes_refused),
             (
                 "handshake given up for a newcomer",
@@ -268,6 +274,8 @@ pub(crate) struct StreamCounters {
     pub(crate) displaced: Counter,
     pub(crate) proxy_malformed: Counter,
     pub(crate) proxy_untrusted: Counter,
+    pub(crate) plain_tcp_refused: Counter,
+    pub(crate) plain_udp_refused: Counter,
     pub(crate) handshakes: Counter,
     pub(crate) handshakes_refused: Counter,
     pub(crate) handshakes_displaced: Counter,
@@ -293,6 +301,8 @@ impl StreamCounters {
             displaced: self.displaced.get(),
             proxy_malformed: self.proxy_malformed.get(),
             proxy_untrusted: self.proxy_untrusted.get(),
+            plain_tcp_refused: self.plain_tcp_refused.get(),
+            plain_udp_refused: self.plain_udp_refused.get(),
             handshakes: self.handshakes.get(),
             handshakes_refused: self.handshakes_refused.get(),
             handshakes_displaced: self.handshakes_displaced.get(),

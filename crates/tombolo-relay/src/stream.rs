@@ -72,6 +72,8 @@ pub(crate) struct StreamsConfig {
     pub(crate) dtls: Option<(DtlsOutlet, Out)>,
     pub(crate) shards: Vec<ShardLink>,
     pub(crate) bounds: StreamBounds,
+    /// Whether a client may do without TLS.
+    pub(crate) plain_tcp: bool,
     /// Whose connections begin with a PROXY header.
     pub(crate) proxies: Vec<Cidr>,
     /// Time for the TLS handshake and the first frame together.
@@ -136,6 +138,7 @@ impl StreamsConfig {
             dtls: None,
             shards,
             bounds,
+            plain_tcp: config.plain_tcp,
             proxies: config.proxy_protocol,
             first_frame_timeout: config.first_frame_timeout,
             allocation_timeout: config.allocation_timeout,
@@ -357,6 +360,9 @@ async fn serve_admitted(front: &Front, mut admitted: Admitted) {
     };
     let certificates = config.certificates.as_ref();
     let certificates = certificates.filter(|_| ends.first_byte == TLS_HANDSHAKE);
+    if certificates.is_none() && !config.plain_tcp {
+        return config.counters.plain_tcp_refused.add(1);
+    }
     let tuple = FiveTuple {
         transport: match certificates {
             Some(_) => Transport::Tls,

@@ -19,11 +19,6 @@ pub(crate) fn virtual_of(id: PeerId) -> SocketAddr {
     ))
 }
 
-/// Whether QUIC knows a peer's relayed path by this address.
-pub(crate) fn is_virtual(address: SocketAddr) -> bool {
-    peer_of_virtual(address).is_some()
-}
-
 pub(super) fn peer_of_virtual(address: SocketAddr) -> Option<PeerId> {
     let SocketAddr::V6(address) = address else {
         return None;

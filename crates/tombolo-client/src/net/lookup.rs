@@ -1,16 +1,30 @@
 //! What addresses a name has.
+//!
+//! The system is asked in a thread, which nobody can end: whoever wants to know what is being asked already waits for
+//! the same answer.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
+
+use tokio::runtime::{Handle, Id};
+use tokio::sync::SetOnce;
 
 /// A name that is not resolved by then is not resolved: systems go on asking servers that are silent for much longer,
 /// a second one after 5 s.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(9);
 
+/// Those that are under way, or whose answer somebody holds: each in its runtime, with which it would end.
+static LOOKUPS: LazyLock<Mutex<Lookups>> = LazyLock::new(Mutex::default);
+
+type Lookups = HashMap<(Id, String), Weak<SetOnce<Answer>>>;
+type Answer = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
+
 /// The addresses of a name, or of an address.
 pub(crate) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    lookup_within(LOOKUP_TIMEOUT, host, port).await
+    Lookup::of(host).addresses(port).await
 }
 
 /// The same, where so much is not waited for.
@@ -19,13 +33,56 @@ pub(crate) async fn lookup_within(
     host: &str,
     port: u16,
 ) -> io::Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host((host, port));
-    match tokio::time::timeout(time, found).await {
-        Ok(found) => Ok(found?.collect()),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the name was not resolved in time",
-        )),
+    Lookup::of(host).addresses_within(time, port).await
+}
+
+/// A name that is looked up. For as long as this is held nobody has to look it up again.
+pub(crate) struct Lookup(Arc<SetOnce<Answer>>);
+
+impl Lookup {
+    /// Begins, unless somebody has begun with that name.
+    pub(crate) fn of(host: &str) -> Self {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, 0);
+            return Self(Arc::new(SetOnce::new_with(Some(Ok(vec![address])))));
+        }
+        let runtime = Handle::current();
+        let key = (runtime.id(), host.to_owned());
+        let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begun) = lookups.get(&key).and_then(Weak::upgrade) {
+            return Self(begun);
+        }
+        lookups.retain(|_, lookup| lookup.strong_count() > 0);
+        let begun = Arc::new(SetOnce::new());
+        lookups.insert(key, Arc::downgrade(&begun));
+        drop(lookups);
+        let (host, answer) = (host.to_owned(), Arc::clone(&begun));
+        runtime.spawn(async move {
+            let found = tokio::net::lookup_host((host, 0)).await;
+            let found = found.map_err(|error| (error.kind(), error.to_string()));
+            // Nobody else sets it.
+            _ = answer.set(found.map(Iterator::collect));
+        });
+        Self(begun)
+    }
+
+    /// The addresses, with that port.
+    pub(crate) async fn addresses(&self, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.addresses_within(LOOKUP_TIMEOUT, port).await
+    }
+
+    async fn addresses_within(&self, time: Duration, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let Ok(answer) = tokio::time::timeout(time, self.0.wait()).await else {
+            let why = "the name was not resolved in time";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        };
+        let mut addresses = answer
+            .clone()
+            .map_err(|(kind, why)| io::Error::new(kind, why))?;
+        for address in &mut addresses {
+            address.set_port(port);
+        }
+        Ok(addresses)
     }
 }
 
@@ -61,6 +118,58 @@ mod tests {
             let found = looking.await.unwrap().unwrap();
             assert!(found.iter().all(|address| address.ip().is_loopback()));
         });
+    }
+
+    /// A lookup of that name, which the test answers.
+    fn pending(host: &str) -> Lookup {
+        let lookup = Arc::new(SetOnce::new());
+        let key = (Handle::current().id(), host.to_owned());
+        let mut lookups = LOOKUPS.lock().unwrap();
+        lookups.insert(key, Arc::downgrade(&lookup));
+        Lookup(lookup)
+    }
+
+    /// Answers with this machine when so many wait for it.
+    async fn answer(lookup: Lookup, waiting: usize) {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            Arc::strong_count(&lookup.0) > waiting,
+            "others ask themselves"
+        );
+        let here = SocketAddr::from(([127, 0, 0, 1], 0));
+        lookup.0.set(Ok(vec![here])).unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_a_name_that_is_looked_up_waits_for_the_same_answer() {
+        let asked = pending("several.test");
+        let asking = [1, 2, 3].map(|port| tokio::spawn(lookup("several.test", port)));
+        answer(asked, 3).await;
+        for (asking, port) in asking.into_iter().zip(1..) {
+            let found = asking.await.unwrap().unwrap();
+            assert_eq!(found, [SocketAddr::from(([127, 0, 0, 1], port))]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_looks_the_name_of_its_node_up_once() {
+        let node = tombolo_node::Node::builder()
+            .dev()
+            .listen([127, 0, 0, 1].into())
+            .port(0)
+            .turn_port(0)
+            .turns_port(0);
+        let node = node.start().await.unwrap();
+        let url = node.ready().url.to_string();
+        let url = url.replace("127.0.0.1", "once.test");
+        let asked = pending("once.test");
+        let connecting = Device::builder(&url).development_user("alice").connect();
+        let connecting = tokio::spawn(connecting);
+        answer(asked, 1).await;
+        connecting.await.unwrap().unwrap();
+        node.shutdown().await;
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod state;
 mod stream;
 mod upkeep;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,15 +26,15 @@ use std::time::{Duration, Instant};
 
 use noq::udp::RecvMeta;
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tombolo_path::probe::{NatProbe, NatReport, ProbeConfig};
 use tombolo_path::{
     AddPeerError, Agent, Candidate, CandidateKind, Explanation, PeerConfig, PeerId,
 };
 
-pub(crate) use address::{canonical, is_virtual, virtual_of};
+pub(crate) use address::{canonical, virtual_of};
 pub(crate) use interfaces::has_route;
-pub(crate) use lookup::{lookup, lookup_within};
+pub(crate) use lookup::{Lookup, lookup, lookup_within};
 pub use nat::measure_nat;
 pub(crate) use relay::Carrier;
 use relay::Outcome;
@@ -220,6 +221,15 @@ impl Net {
         first_id: Option<noq::ConnectionId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
         self.drive(|state, now| state.add_peer(now, config, first_id))
+    }
+
+    /// As [`State::begin_handshake`].
+    pub(crate) fn begin_handshake(
+        &self,
+        at: SocketAddr,
+        first_id: noq::ConnectionId,
+    ) -> Option<oneshot::Receiver<Infallible>> {
+        self.lock().begin_handshake(at, first_id)
     }
 
     pub(crate) fn remove_peer(&self, id: PeerId) {

@@ -11,6 +11,7 @@
 //!                        to a real address    → the socket
 //! ```
 
+mod handshake;
 mod relayed;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,9 +28,10 @@ use tombolo_stun::Kind;
 
 use super::address::{canonical, peer_of_virtual, virtual_of};
 use super::book::Book;
-use super::packet::{is_long, source};
+use super::packet::{first, is_long, source};
 use super::relay::{LINGER, Relays};
 use super::ring::Ring;
+use handshake::Handshake;
 
 /// In front of a QUIC packet: "this packet belongs to the peer's other path". Directly received,
 /// it is a packet of path 0; relayed, a repeated packet of the direct path. QUIC, STUN and
@@ -65,9 +67,8 @@ pub enum Via {
 struct Peer {
     relayed: Option<SocketAddr>,
     policy: Policy,
-    /// For which connection id its first packet is; `None` while this device is to send one.
-    first_id: Option<ConnectionId>,
-    /// And its last one that came from where it is proven to be.
+    handshake: Handshake,
+    /// For which connection id its last packet was that came from where it is proven to be.
     last_id: Option<ConnectionId>,
     /// Where the agent wants packets to go.
     route: Route,
@@ -119,6 +120,8 @@ pub struct Dropped {
     pub no_route: u64,
     /// Packets dropped since a bounded queue was full.
     pub overflow: u64,
+    /// Handshakes that no introduced peer was to begin, or not from there, or not once more.
+    pub unexpected_handshakes: u64,
 }
 
 pub(crate) struct State {
@@ -254,7 +257,7 @@ impl State {
         let (route_tx, route_rx) = watch::channel(initial);
         let peer = Peer {
             relayed: None,
-            first_id,
+            handshake: first_id.map_or(Handshake::Ours(None), Handshake::Awaited),
             last_id: None,
             policy: config.policy,
             route: Route::Relay,
@@ -437,6 +440,11 @@ impl State {
                 end: data.len(),
             };
         }
+        // A link's beginning is that of whom it is for, whoever says to be where it comes from.
+        let id = match first(&data[1..]) {
+            Some(first_id) => self.who_begins(first_id),
+            None => id,
+        };
         let Some(id) = id else {
             self.dropped.unknown_envelope += 1;
             return Received::Nothing;
@@ -452,8 +460,10 @@ impl State {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.first_id.is_none() && is_long(packet) {
-            peer.first_id = source(packet).map(ConnectionId::new);
+        if let Handshake::Ours(answered @ None) = &mut peer.handshake
+            && is_long(packet)
+        {
+            *answered = source(packet).map(ConnectionId::new);
         }
         // Where several say to be, what QUIC sends to one may be for another.
         let relayed = peer.relayed;

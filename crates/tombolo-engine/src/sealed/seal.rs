@@ -171,6 +171,16 @@ impl SealKey {
         self.id
     }
 
+    /// A key for something else that the nodes share; tells nothing about this one.
+    #[must_use]
+    pub fn derive(&self, what: &str) -> [u8; 32] {
+        let about: [&[u8]; 2] = [b"derived", what.as_bytes()];
+        let okm = self.prk.expand(&about, HKDF_SHA256).expect(SHORT);
+        let mut key = [0; 32];
+        okm.fill(&mut key).expect(SHORT);
+        key
+    }
+
     fn of(&self, sender: &Sender) -> LessSafeKey {
         let about: [&[u8]; 2] = [b"sender", sender];
         let key = self.prk.expand(&about, &CHACHA20_POLY1305).expect(SHORT);

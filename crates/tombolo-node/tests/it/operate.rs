@@ -120,6 +120,9 @@ async fn a_draining_node_sends_turn_clients_to_the_others() {
         assert!(is_early, "{event:?}");
     };
     assert_eq!(sent_to, turn::addr_of(&second.ready().turn[0]));
+    // It asks there as whom the first one knows it.
+    let event = turn::allocate_elsewhere(&first, &second, "alice").await;
+    assert!(matches!(event, Event::Allocated { .. }), "{event:?}");
     first.shutdown().await;
     second.shutdown().await;
 }

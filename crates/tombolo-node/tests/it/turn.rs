@@ -81,16 +81,24 @@ async fn credentials_are_good_for_the_user_that_they_name() {
     node.shutdown().await;
 }
 
-/// The socket address in a STUN or TURN URI.
 /// Allocates as a device of the user's would.
 pub(crate) async fn allocate_as(node: &tombolo_node::Node, user: &str) -> Event {
-    let servers = ice_servers(node, user).await;
-    let server = &servers["iceServers"][1];
-    let url = server["urls"][0].as_str().expect("a text");
-    let (username, password) = (text(server, "username"), text(server, "credential"));
-    allocate(node, url, username, password).await
+    allocate_elsewhere(node, node, user).await
 }
 
+/// Allocates at a node with the credentials that another one has given out.
+pub(crate) async fn allocate_elsewhere(
+    known_to: &tombolo_node::Node,
+    at: &tombolo_node::Node,
+    user: &str,
+) -> Event {
+    let servers = ice_servers(known_to, user).await;
+    let server = &servers["iceServers"][1];
+    let (username, password) = (text(server, "username"), text(server, "credential"));
+    allocate(at, &at.ready().turn[0], username, password).await
+}
+
+/// The socket address in a STUN or TURN URI.
 pub(crate) fn addr_of(uri: &str) -> SocketAddr {
     let (_, rest) = uri.split_once(':').expect("a scheme");
     let addr = rest.split_once('?').map_or(rest, |(addr, _)| addr);

@@ -160,7 +160,7 @@ impl<'a> Hello<'a> {
 }
 
 /// Whether a datagram to a STUN port belongs to DTLS. See RFC 7983 §7.
-pub(crate) fn is_dtls(datagram: &[u8]) -> bool {
+pub(super) fn is_dtls(datagram: &[u8]) -> bool {
     datagram
         .first()
         .is_some_and(|first| (20..64).contains(first))

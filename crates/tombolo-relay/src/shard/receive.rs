@@ -9,7 +9,7 @@ use super::{
     Shard,
     token::{SocketId, Source},
 };
-use crate::{dtls::is_dtls, socket::SLOTS};
+use crate::socket::SLOTS;
 
 impl Shard {
     /// Serves the sockets that have something: each relay socket in turn with a small share, and the
@@ -112,8 +112,8 @@ impl Shard {
         for i in 0..self.count_received(slot) {
             let range = self.slots.range(slot, i);
             let data = &self.slots.bytes(slot)[range.clone()];
-            if is_dtls(data)
-                && let Some(dtls) = &self.inbox.dtls
+            if let Some(dtls) = &self.inbox.dtls
+                && dtls.takes(data)
             {
                 dtls.take(client, from.server, data);
                 continue;

@@ -135,24 +135,20 @@ impl Shard {
         result
     }
 
-    /// A stream connection may be silent as long as it has an allocation.
+    /// A stream connection may be silent as long as its client has an allocation. An event does not say
+    /// whether it has: somebody else may be at the address, or the client itself again.
     fn note(&mut self, event: &Event) {
         debug!(?event, "allocation");
-        let (client, is_allocated) = match event {
-            Event::Allocated { client, .. } => (client, true),
-            Event::Moving { to, .. } => (to, true),
-            Event::Closed { client, .. } | Event::Moved { client, .. } => (client, false),
-            Event::Drained { left } => {
-                match left {
-                    0 => info!("a shard has drained"),
-                    _ => info!(left, "the time to drain a shard is over"),
-                }
-                return;
+        if let Event::Drained { left } = event {
+            match left {
+                0 => info!("a shard has drained"),
+                _ => info!(left, "the time to drain a shard is over"),
             }
-            _ => return,
-        };
-        if let Some(connection) = self.connections.get(client) {
-            connection.set_allocated(is_allocated);
+        }
+        for client in event.clients() {
+            if let Some(connection) = self.connections.get(client) {
+                connection.set_allocated(self.core.has_allocation(client));
+            }
         }
     }
 

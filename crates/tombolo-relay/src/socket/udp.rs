@@ -118,6 +118,17 @@ impl UdpSocket {
         self.is_wildcard
     }
 
+    /// How this kernel sends trains, where there is no socket to ask.
+    pub(crate) fn trains_of_kernel() -> io::Result<Trains> {
+        let open = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
+        let socket = open(Domain::IPV4).or_else(|_| open(Domain::IPV6))?;
+        let socket = Self {
+            socket,
+            is_wildcard: false,
+        };
+        Ok(socket.trains())
+    }
+
     /// How this kernel sends trains.
     pub(crate) fn trains(&self) -> Trains {
         // Whether it knows the option; zero leaves all as it is.

@@ -3,19 +3,12 @@
 use std::{io, net::TcpStream, sync::Arc, time::Duration};
 
 use rustls::{ClientConnection, pki_types::ServerName};
-use tombolo_relay::{Relay, RelayConfig};
 
-use crate::device::{certificate, relay_config, v4};
+use crate::device::{relay_config, relay_with_tls, v4};
 
 #[test]
 fn a_client_is_told_which_of_the_protocols_that_it_names_is_spoken() {
-    let (certificates, trust) = certificate();
-    let relay = Relay::bind(RelayConfig {
-        tls: Some(certificates),
-        listen_tls: vec![(v4(), 0).into()],
-        ..relay_config(v4())
-    });
-    let relay = relay.expect("there are free ports");
+    let (relay, trust) = relay_with_tls(relay_config(v4()));
     let shake = |named: &[&str]| -> io::Result<Option<String>> {
         let server = relay.addrs().turns[0];
         let mut config = (*trust).clone();

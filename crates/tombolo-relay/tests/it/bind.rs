@@ -4,17 +4,11 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use tombolo_relay::{BindError, Relay, RelayConfig};
 
-use crate::device::{certificate, relay_config, v4};
+use crate::device::{relay_config, relay_with_tls, v4};
 
 #[test]
 fn any_free_port_is_taken_for_udp_and_tcp_alike() {
-    let (tls, _) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
-        ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    let (relay, _) = relay_with_tls(relay_config(v4()));
     let addrs = relay.addrs();
     assert_eq!(
         (addrs.turn.len(), addrs.alternate.len(), addrs.turns.len()),

@@ -77,6 +77,17 @@ pub(crate) fn certificate() -> (Certificates, Arc<ClientConfig>) {
     (server, Arc::new(client))
 }
 
+/// A relay that serves TLS and DTLS, at an address of their own too, and whom its clients trust.
+pub(crate) fn relay_with_tls(config: RelayConfig) -> (Relay, Arc<ClientConfig>) {
+    let (tls, trust) = certificate();
+    let relay = Relay::bind(RelayConfig {
+        tls: Some(tls),
+        listen_tls: vec![(v4(), 0).into()],
+        ..config
+    });
+    (relay.expect("there are free ports"), trust)
+}
+
 /// A client core and its socket.
 pub(crate) struct Device {
     pub(crate) client: Client,
@@ -358,6 +369,23 @@ impl Link {
         };
         let server = socket.peer_addr().expect("it is connected");
         send_segments(socket, server, datagrams);
+    }
+
+    /// Waits until the server has closed the connection; what comes before is passed over.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&mut self) {
+        let Self::Stream(stream, _) = self else {
+            unreachable!("others have no end")
+        };
+        let start = Instant::now();
+        loop {
+            match stream.read(&mut [0; 512]) {
+                Ok(0) => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                result => drop(unless_late(result)),
+            }
+            assert!(start.elapsed() < PATIENCE, "it goes on");
+        }
     }
 
     /// One datagram or frame, if one comes soon.

@@ -11,7 +11,7 @@ use tombolo_relay::{Relay, RelayConfig};
 use tombolo_turn::client as turn;
 use tombolo_turn::server::Transport;
 
-use crate::device::{certificate, relay_config, unless_late, v4};
+use crate::device::{certificate, relay_config, relay_with_tls, unless_late, v4};
 
 #[test]
 fn a_client_of_each_version_gets_its_answer_over_ipv4_and_ipv6() {
@@ -32,14 +32,11 @@ fn a_client_of_each_version_gets_its_answer_over_ipv4_and_ipv6() {
 #[test]
 fn dtls_is_served_where_tls_alone_is_too_unless_it_is_off() {
     let with = |dtls| {
-        let (certificates, _) = certificate();
-        let relay = Relay::bind(RelayConfig {
-            tls: Some(certificates),
-            listen_tls: vec![(v4(), 0).into()],
+        let (relay, _) = relay_with_tls(RelayConfig {
             dtls,
             ..relay_config(v4())
         });
-        relay.expect("there are free ports")
+        relay
     };
     let relay = with(true);
     let mut client = Client::new(Dtls::new_12, relay.addrs().turns[0]);
@@ -87,11 +84,7 @@ fn a_client_that_lost_its_keys_begins_anew_from_the_same_port() {
     let mut client = Client::new(Dtls::new_12, relay.addrs().turn[0]);
     client.connect();
     client.ask(&BINDING);
-    let mut again = Client {
-        dtls: new(Dtls::new_13),
-        ..client
-    };
-    again.connect();
+    let mut again = client.begin_anew(Dtls::new_13);
     assert_eq!(again.ask(&BINDING)[..2], [1, 1]);
     assert_eq!(relay.stats().streams.dtls_accepted, 2);
 }
@@ -116,11 +109,7 @@ fn an_association_displaces_the_one_before_it_from_the_same_address_with_all_tha
     late.extend(client.packets());
     assert!(late.len() >= 2, "{}", late.len());
 
-    let mut again = Client {
-        dtls: new(Dtls::new_12),
-        ..client
-    };
-    again.connect();
+    let mut again = client.begin_anew(Dtls::new_12);
     let second = again.allocate();
     assert_ne!(first, second, "the port before rests");
     for record in late {
@@ -445,6 +434,17 @@ impl Client {
         shown
     }
 
+    /// Connects again from the same address, as one that has lost its keys.
+    pub(crate) fn begin_anew(self, version: Version) -> Self {
+        let mut again = Self {
+            dtls: new(version),
+            ..self
+        };
+        again.set_patience(Duration::from_secs(20));
+        again.connect();
+        again
+    }
+
     /// Exchanges a cookie; returns the hello that brings it back, which is not sent yet.
     fn second_hello(&mut self) -> Vec<u8> {
         let hello = self.next_packet();
@@ -463,7 +463,7 @@ impl Client {
     }
 
     /// Sends a message and returns the answer.
-    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn ask(&mut self, message: &[u8]) -> Vec<u8> {
         self.send_data(message);
         self.next_data()
     }
@@ -604,6 +604,6 @@ impl Client {
 }
 
 /// A Binding request (RFC 8489 §5) with nothing in it.
-const BINDING: [u8; 20] = [
+pub(crate) const BINDING: [u8; 20] = [
     0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
 ];

@@ -15,6 +15,7 @@ mod log;
 mod mobility;
 mod moving;
 mod operating;
+mod plain;
 mod proxy;
 mod relaying;
 mod streams;

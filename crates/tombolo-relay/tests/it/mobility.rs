@@ -10,7 +10,8 @@ use dimpl::Dtls;
 use rustls::ClientConfig;
 use tombolo_relay::{Relay, RelayConfig};
 use tombolo_stun::{
-    ChannelNumber, Method, MobilityTicket, RequestedTransport, XorPeerAddress, XorRelayedAddress,
+    ChannelNumber, Lifetime, Method, MobilityTicket, RequestedTransport, XorPeerAddress,
+    XorRelayedAddress,
 };
 
 use crate::asker::{Asker, code, message};
@@ -76,6 +77,58 @@ fn a_client_whose_connection_broke_is_back_by_another_way() {
     }
 }
 
+/// Whoever announced moves to as many connections as there may be kept them all.
+#[test]
+fn a_connection_that_its_client_did_not_go_to_may_not_be_silent_any_more() {
+    let world = World::with(1, has_little_patience);
+    let Traveller {
+        mut alice, ticket, ..
+    } = world.traveller(Way::Udp);
+    let mut given_up = world.alice(Way::Tcp);
+    let ticket = announce(&mut given_up, &ticket);
+    let mut next = world.alice(Way::Tcp);
+    announce(&mut next, &ticket);
+    given_up.link.wait_for_end();
+
+    // It is where she goes until all is over.
+    let reply = alice.ask(Method::REFRESH, |writer| {
+        writer.attribute(&Lifetime(0));
+    });
+    assert_eq!(code(&reply), None);
+    next.link.wait_for_end();
+}
+
+#[test]
+fn a_client_that_is_back_at_its_own_address_may_be_silent() {
+    let world = World::with(1, has_little_patience);
+    let Traveller {
+        alice,
+        ticket,
+        relayed,
+        ..
+    } = world.traveller(Way::Dtls);
+    let mut alice = begin_anew(alice);
+    announce(&mut alice, &ticket);
+    world.outlast_patience();
+    world.send(b"back", relayed);
+    assert_eq!(alice.receive(), frame(b"back"));
+}
+
+#[test]
+fn a_client_may_be_silent_at_the_address_that_another_one_has_come_back_from() {
+    let world = World::with(1, has_little_patience);
+    let Traveller { alice, ticket, .. } = world.traveller(Way::Dtls);
+    let mut newcomer = begin_anew(alice);
+    let reply = newcomer.ask(Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    assert_eq!(code(&reply), None);
+    announce(&mut world.alice(Way::Udp), &ticket);
+    world.outlast_patience();
+    let reply = newcomer.ask(Method::REFRESH, |_| {});
+    assert_eq!(code(&reply), None);
+}
+
 /// A relay, and a peer of its clients.
 struct World {
     relay: Relay,
@@ -97,12 +150,17 @@ impl Way {
 
 impl World {
     fn new(shards: usize) -> Self {
+        Self::with(shards, |_| {})
+    }
+
+    fn with(shards: usize, change: impl FnOnce(&mut RelayConfig)) -> Self {
         let (tls, trust) = certificate();
-        let config = RelayConfig {
+        let mut config = RelayConfig {
             tls: Some(tls),
             shards: Some(shards),
             ..relay_config(v4())
         };
+        change(&mut config);
         let peer = UdpSocket::bind("127.0.0.2:0").expect("loopback is there");
         peer.set_read_timeout(Some(PATIENCE))
             .expect("it is not zero");
@@ -145,6 +203,11 @@ impl World {
             ticket: ticket_of(&reply),
             relayed: relayed.0,
         }
+    }
+
+    /// Waits until a connection that has come just now is closed for its silence.
+    fn outlast_patience(&self) {
+        Link::tcp(self.relay.addrs().turn[0]).wait_for_end();
     }
 
     fn send(&self, payload: &[u8], to: SocketAddr) {
@@ -193,6 +256,22 @@ impl Traveller<'_> {
         world.assert_peer_receives(b"live", relayed);
         self.alice = next;
     }
+}
+
+/// As much for a connection that says nothing as for one that has no allocation.
+fn has_little_patience(config: &mut RelayConfig) {
+    config.allocation_timeout = Duration::from_secs(3);
+    config.first_frame_timeout = config.allocation_timeout;
+}
+
+/// A client of DTLS that has lost its keys, with others at the same address.
+fn begin_anew(alice: Asker) -> Asker {
+    let Link::Dtls(client) = alice.link else {
+        panic!("it is over DTLS")
+    };
+    let client = client.begin_anew(Dtls::new_12);
+    client.set_patience(Duration::from_millis(20));
+    Asker::over(Link::Dtls(Box::new(client)))
 }
 
 /// Redeems a ticket and returns the next one.

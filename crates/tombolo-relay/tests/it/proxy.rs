@@ -11,7 +11,7 @@ use tombolo_relay::{Relay, RelayConfig};
 use tombolo_stun::{Message, XorMappedAddress};
 
 use crate::{
-    device::{certificate, relay_config, v4},
+    device::{relay_config, relay_with_tls, v4},
     streams::{assert_closed, wait_for},
 };
 
@@ -87,14 +87,10 @@ fn a_proxy_that_speaks_for_itself_is_the_client() {
 
 #[test]
 fn a_header_stands_in_front_of_tls() {
-    let (tls, trust) = certificate();
-    let relay = Relay::bind(RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
+    let (relay, trust) = relay_with_tls(RelayConfig {
         proxy_protocol: vec!["127.0.0.1/32".parse().expect("a literal")],
         ..relay_config(v4())
     });
-    let relay = relay.expect("there are free ports");
     for server in [relay.addrs().turns[0], relay.addrs().turn[0]] {
         let mut stream = connect_to(server);
         stream.write_all(V2).expect("it is open");

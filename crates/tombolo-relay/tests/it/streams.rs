@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use tombolo_relay::{IoStats, Relay, RelayConfig, StreamStats};
 use tombolo_turn::{client::Event, server::Transport};
 
-use crate::device::{Device, Echo, Link, certificate, connect_from, relay_config, v4};
+use crate::device::{Device, Echo, Link, connect_from, relay_config, relay_with_tls, v4};
 
 #[test]
 fn packets_travel_over_tcp() {
@@ -21,13 +21,7 @@ fn packets_travel_over_tcp() {
 
 #[test]
 fn packets_travel_over_tls() {
-    let (tls, trust) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
-        ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    let (relay, trust) = relay_with_tls(relay_config(v4()));
     assert_echoes(Device::tls(&relay, "alice", trust));
 }
 
@@ -199,13 +193,7 @@ fn a_peer_that_floods_a_slow_client_does_not_cost_it_its_connection() {
 
 #[test]
 fn a_failed_handshake_is_counted() {
-    let (tls, _) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
-        ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    let (relay, _) = relay_with_tls(relay_config(v4()));
     let mut wrong = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
     wrong
         .write_all(&[&[0x16], BINDING_REQUEST].concat())
@@ -215,13 +203,7 @@ fn a_failed_handshake_is_counted() {
 
 #[test]
 fn plain_and_tls_are_told_apart_at_every_address() {
-    let (tls, trust) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
-        ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    let (relay, trust) = relay_with_tls(relay_config(v4()));
     let addrs = relay.addrs();
     for server in [addrs.turn[0], addrs.turns[0]] {
         let tcp = (Link::tcp(server), Transport::Tcp);
@@ -235,14 +217,10 @@ fn plain_and_tls_are_told_apart_at_every_address() {
 
 #[test]
 fn handshakes_with_one_source_are_limited() {
-    let (tls, trust) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
+    let (relay, trust) = relay_with_tls(RelayConfig {
         handshakes_per_source_max: 2,
         ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    });
     let begin = || {
         let mut stream = TcpStream::connect(relay.addrs().turns[0]).expect("the relay listens");
         stream
@@ -263,14 +241,10 @@ fn handshakes_with_one_source_are_limited() {
 /// The thread that makes handshakes serves all streams.
 #[test]
 fn a_source_whose_tls_handshakes_fail_at_once_leaves_some_for_others() {
-    let (tls, trust) = certificate();
-    let config = RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
+    let (relay, trust) = relay_with_tls(RelayConfig {
         handshakes_per_second_max: 10,
         ..relay_config(v4())
-    };
-    let relay = Relay::bind(config).expect("there are free ports");
+    });
     let start = Instant::now();
     while relay.stats().streams.handshakes_refused == 0 {
         for _ in 0..16 {

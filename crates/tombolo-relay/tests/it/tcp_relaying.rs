@@ -16,7 +16,7 @@ use tombolo_stun::{
 };
 use tombolo_turn::server::{Bandwidth, Traffic};
 
-use crate::device::{certificate, relay_config, v4};
+use crate::device::{relay_config, relay_with_tls, v4};
 
 #[test]
 fn a_client_connects_to_a_peer_and_both_talk() {
@@ -99,14 +99,10 @@ fn tcp_is_relayed_over_ipv6() {
 
 #[test]
 fn a_connection_to_a_client_over_tls_is_joined_too() {
-    let (tls, trust) = certificate();
-    let relay = Relay::bind(RelayConfig {
-        tls: Some(tls),
-        listen_tls: vec![(v4(), 0).into()],
+    let (relay, trust) = relay_with_tls(RelayConfig {
         relay_tcp: true,
         ..relay_config(v4())
     });
-    let relay = relay.expect("there are free ports");
     let mut alice = Client::tcp(&relay);
     alice.allocate();
     let peer = TcpListener::bind("127.0.0.2:0").expect("loopback is there");

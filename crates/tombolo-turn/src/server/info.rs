@@ -58,6 +58,11 @@ impl Server {
         })
     }
 
+    /// Tells whether a client has an allocation at this address, or is going there with one.
+    pub fn has_allocation(&self, client: &FiveTuple) -> bool {
+        self.allocations.by_client(client).is_some()
+    }
+
     /// Returns what all clients of the shard have.
     pub fn usage(&self) -> Usage {
         self.ledger.total()

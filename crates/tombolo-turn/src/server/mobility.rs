@@ -193,7 +193,7 @@ impl Server {
         let (serial, generation) = (mobility.serial, mobility.generation);
         let ticket = self.ticket(now, serial, generation, &user);
         self.accept_move(ask, identity, lifetime, &ticket);
-        self.allocations.set_next(id, Some(ask.from));
+        self.set_next(id, Some(ask.from));
         let allocation = self.allocations.get_mut(id);
         if let Some(mobility) = allocation.and_then(|one| one.mobility.as_mut()) {
             mobility.announced = Some(Announced {
@@ -231,6 +231,18 @@ impl Server {
         }
     }
 
+    /// Notes where a client is going now, in place of where it was.
+    pub(super) fn set_next(&mut self, id: AllocationId, next: Option<FiveTuple>) {
+        let Some(given_up) = self.allocations.set_next(id, next) else {
+            return;
+        };
+        let user = self.allocations.get(id).map(|one| one.user.clone());
+        self.tell(Event::MoveGivenUp {
+            to: given_up,
+            user: user.map(User::into_name).unwrap_or_default(),
+        });
+    }
+
     /// Makes the new address the allocation's own: the client has sent data from there, or closed
     /// the connection from the old one. See RFC 8016 §3.2.2.
     fn complete_move(&mut self, id: AllocationId) {
@@ -261,7 +273,7 @@ impl Server {
         let is_moving = allocation.next_client().is_some();
         match (is_moving, allocation.client == from) {
             (true, true) => self.complete_move(id),
-            (true, false) => self.allocations.set_next(id, None),
+            (true, false) => self.set_next(id, None),
             (false, _) if allocation.mobility.is_some() => self.allocations.detach(id),
             (false, _) => self.close(now, id, CloseReason::ClientGone),
         }

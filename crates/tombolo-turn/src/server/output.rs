@@ -155,6 +155,14 @@ pub enum Event {
         /// The user without the expiry of time-limited credentials.
         user: String,
     },
+    /// A client has announced a move and will not arrive: it goes elsewhere, its allocation has ended,
+    /// or its connection has. The address counts no more.
+    MoveGivenUp {
+        /// Where it would have gone.
+        to: FiveTuple,
+        /// The user without the expiry of time-limited credentials.
+        user: String,
+    },
     /// An allocation ended.
     Closed {
         /// Whose it was.
@@ -167,15 +175,23 @@ pub enum Event {
 }
 
 impl Event {
+    /// Returns the addresses that it is about.
+    pub fn clients(&self) -> impl Iterator<Item = &FiveTuple> {
+        let clients = match self {
+            Self::Allocated { client, .. } | Self::Closed { client, .. } => [Some(client), None],
+            Self::Moving { client, to, .. } | Self::Moved { client, to, .. } => {
+                [Some(client), Some(to)]
+            }
+            Self::MoveGivenUp { to, .. } => [Some(to), None],
+            Self::Drained { .. } => [None, None],
+        };
+        clients.into_iter().flatten()
+    }
+
     /// Whether it tells something of a client that has a connection.
     pub(super) fn is_about_stream(&self) -> bool {
-        let clients = match self {
-            Self::Allocated { client, .. } | Self::Closed { client, .. } => [client, client],
-            Self::Moving { client, to, .. } | Self::Moved { client, to, .. } => [client, to],
-            Self::Drained { .. } => return false,
-        };
-        let has_connection = |client: &&FiveTuple| client.transport != Transport::Udp;
-        clients.iter().any(has_connection)
+        let has_connection = |client: &FiveTuple| client.transport != Transport::Udp;
+        self.clients().any(has_connection)
     }
 }
 

@@ -187,6 +187,7 @@ impl Server {
     /// Removes an allocation with all that belongs to it.
     pub(super) fn close(&mut self, now: Instant, id: AllocationId, reason: CloseReason) {
         self.close_connections(id);
+        self.set_next(id, None);
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };

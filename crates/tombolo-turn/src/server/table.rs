@@ -85,14 +85,12 @@ impl Allocations {
         id
     }
 
+    /// Removes an allocation whose client is going nowhere.
     pub(super) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let allocation = self.slots.get_mut(id.0)?.take()?;
         self.free.push(id);
         self.forget_client(allocation.client, id);
         self.absent.remove(&(allocation.client, id));
-        if let Some(next) = allocation.next_client() {
-            self.forget_client(next, id);
-        }
         if let Some(mobility) = &allocation.mobility {
             self.id_by_serial.remove(&mobility.serial);
         }
@@ -137,21 +135,23 @@ impl Allocations {
         Some((id, self.get(id)?))
     }
 
-    /// Sets where the client of a mobile allocation is going.
-    pub(super) fn set_next(&mut self, id: AllocationId, next: Option<FiveTuple>) {
-        let Some(allocation) = self.slots.get_mut(id.0).and_then(Option::as_mut) else {
-            return;
-        };
-        let Some(mobility) = &mut allocation.mobility else {
-            return;
-        };
-        if let Some(before) = mobility.next.take() {
+    /// Sets where the client of a mobile allocation is going; returns where it was going before, if that
+    /// was elsewhere.
+    pub(super) fn set_next(
+        &mut self,
+        id: AllocationId,
+        next: Option<FiveTuple>,
+    ) -> Option<FiveTuple> {
+        let allocation = self.slots.get_mut(id.0)?.as_mut()?;
+        let mobility = allocation.mobility.as_mut()?;
+        let before = std::mem::replace(&mut mobility.next, next);
+        if let Some(before) = before {
             self.id_by_client.remove(&before);
         }
         if let Some(next) = next {
             self.id_by_client.insert(next, id);
-            mobility.next = Some(next);
         }
+        before.filter(|_| before != next)
     }
 
     /// Makes the address that the client is going to its only one; returns the old one and it.

@@ -94,6 +94,12 @@ impl Error {
     pub(crate) fn bad(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
+
+    /// Something has panicked, which it has said itself.
+    pub(crate) fn internal() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "internal", "it did not work")
+    }
 }
 
 impl From<QueryRejection> for Error {

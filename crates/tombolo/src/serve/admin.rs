@@ -1,5 +1,5 @@
-//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `all-groups`, `drain`, `rebalance` and
-//! `notify` ask it, and print the same JSON.
+//! What the admin socket of a node answers. `tombolo nodes`, `rooms`, `users`, `all-groups`, `drain`, `rebalance`,
+//! `notify`, and `turn list`, `inspect`, `end` and `stats` ask it, and print the same JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +7,20 @@ use std::time::Duration;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tombolo_node::{
     Asked, NodeStatus, OperateError, Operator, Page, PoolStatus, Range, Reject, RoomStatus,
     UserStatus,
 };
+use tombolo_relay::Relay;
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, TagName};
 
 use super::admin_groups;
 use crate::admin::Error;
+use crate::turn::admin::allocations::{self, Relaying};
 
 pub(super) type Node = State<Arc<Admin>>;
 
@@ -52,6 +54,12 @@ pub(crate) struct Which {
     pub(crate) skip: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<usize>,
+}
+
+impl Relaying for Admin {
+    fn with_relay<T>(&self, ask: impl FnOnce(&Relay) -> T) -> Option<T> {
+        self.operator.relay().map(|relay| ask(&relay))
+    }
 }
 
 /// What a drain is asked for.
@@ -100,6 +108,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/rebalance", post(rebalance))
         .route("/v1/notices", post(notify))
         .route("/v1/reload", post(reload))
+        .route("/v1/drain", any(drained_whole))
+        .merge(allocations::router())
         .fallback(|| async { Error::new(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
@@ -128,6 +138,12 @@ async fn drain(
     let time = Duration::from_secs(request.timeout_s);
     admin.operator.drain(&name, time).await?;
     Ok(Json(admin.operator.node(&name).await?))
+}
+
+/// Of a TURN server it would be its relay alone.
+async fn drained_whole() -> Error {
+    let message = "a node is drained as a whole: `tombolo drain NODE`";
+    Error::new(StatusCode::CONFLICT, "is_node", message)
 }
 
 async fn users(
@@ -198,11 +214,7 @@ async fn reload(State(admin): Node) -> Result<Json<serde_json::Value>, Error> {
             let message = format!("{error:#}");
             Err(Error::new(StatusCode::CONFLICT, "not_reloaded", &message))
         }
-        Err(_) => Err(Error::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "it did not work",
-        )),
+        Err(_) => Err(Error::internal()),
     }
 }
 

@@ -248,10 +248,22 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
             given.drain_timeout.is_some(),
             "`drain-timeout`",
         ),
+        ("drain-to", given.drain_to != empty.drain_to, CLUSTER),
+        ("drain-domain", given.drain_domain.is_some(), CLUSTER),
     ] {
         anyhow::ensure!(
             !is_given,
             "{}: a node has {instead} for that, outside of [relay]",
+            source.place(&["relay", key])
+        );
+    }
+    for (key, is_given) in [
+        ("plain-udp", given.plain_udp.is_some()),
+        ("plain-tcp", given.plain_tcp.is_some()),
+    ] {
+        anyhow::ensure!(
+            !is_given,
+            "{}: devices need their node's relay over UDP and TCP",
             source.place(&["relay", key])
         );
     }
@@ -262,6 +274,9 @@ fn relay(file: &File, source: &Source) -> anyhow::Result<tombolo_relay::RelayCon
     relay.own_ports.extend(ports.filter(|port| *port != 0));
     Ok(relay)
 }
+
+/// Where a node sends newcomers when it drains.
+const CLUSTER: &str = "the other nodes of its cluster";
 
 /// Who may use the HTTP API for game servers.
 fn api_keys(given: &[ApiKeyTable]) -> anyhow::Result<Vec<ApiKey>> {
@@ -441,7 +456,15 @@ pub(super) mod tests {
                 "[relay]\n[[relay.realm]]\nsecrets = ['s']",
                 "line 2, relay.realm.name: the name of a realm",
             ),
+            (
+                "[relay]\ndrain-to = ['192.0.2.1:3478']",
+                "line 2, relay.drain-to: a node has the other nodes",
+            ),
             ("[relay.tls]\ndtls = false", "line 1, relay.tls: "),
+            (
+                "[relay]\nplain-udp = false",
+                "line 2, relay.plain-udp: devices need",
+            ),
             (
                 "[relay]\nshards = 0",
                 "line 2, relay.shards: the number of shards",

@@ -97,6 +97,12 @@ pub(crate) struct ServerArgs {
     /// Where else to serve TURN over TLS and DTLS; repeat it for more
     #[arg(long, value_name = "IP[:PORT]")]
     pub(crate) tls_listen: Vec<Listen<5349>>,
+    /// Serve nothing over UDP but DTLS, and not that without --tls
+    #[arg(long)]
+    pub(crate) no_plain_udp: bool,
+    /// Serve nothing over TCP but TLS, and not that without --tls
+    #[arg(long)]
+    pub(crate) no_plain_tcp: bool,
     /// Socket for `tombolo turn list`, `drain` and the like; nobody but this user may use it
     #[arg(long, value_name = "PATH")]
     pub(crate) admin: Option<PathBuf>,

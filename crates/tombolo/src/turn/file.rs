@@ -21,6 +21,12 @@ pub(crate) struct File {
     pub(crate) listen: Vec<Listen<3478>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen_udp: Vec<Listen<3479>>,
+    /// Whether STUN and TURN are served over UDP without DTLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plain_udp: Option<bool>,
+    /// Whether STUN and TURN are served over TCP without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plain_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) relay_ip: Vec<IpAddr>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -70,6 +70,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args, &machine)?;
     let has_credentials = settings.has_credentials();
     let at_start = settings.at_start.clone();
+    let plain = (settings.relay.plain_udp, settings.relay.plain_tcp);
     secrets::warn_of_open(&settings.secret_files);
     // From here on, so that a signal after the first line ends in good order.
     let signals = Signals::new()?;
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if let Some(address) = at_start.metrics {
         metrics_at = Some(metrics::serve(address, Arc::clone(&operator)).await?);
     }
-    tell_ready(&operator, style, metrics_at)?;
+    tell_ready(&operator, style, plain, metrics_at)?;
     if let Some(import) = told_later {
         import.tell(style, Output::Standard)?;
     }
@@ -237,6 +238,7 @@ fn write(file: &File, path: &Path) -> anyhow::Result<()> {
 fn tell_ready(
     operator: &Operator,
     style: Style,
+    plain: (bool, bool),
     metrics: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
     let relay = &operator.relay;
@@ -252,7 +254,13 @@ fn tell_ready(
         })?;
         return Ok(());
     }
-    line_of_text(&format!("STUN and TURN  {}", words(&addrs.turn)))?;
+    let over = match plain {
+        (true, true) => "",
+        (true, false) => "  (over TCP with TLS alone)",
+        (false, true) => "  (over UDP with DTLS alone)",
+        (false, false) => "  (with TLS and DTLS alone)",
+    };
+    line_of_text(&format!("STUN and TURN  {}{over}", words(&addrs.turn)))?;
     if !addrs.turns.is_empty() {
         line_of_text(&format!("TURN over TLS  {}", words(&addrs.turns)))?;
     }

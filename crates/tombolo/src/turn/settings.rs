@@ -115,6 +115,8 @@ impl Settings {
             listen_udp: addresses(&file.listen_udp),
             listen_tls: addresses(&file.tls.listen),
             tls: certificates(&file, directory).at("tls")?,
+            plain_udp: file.plain_udp.unwrap_or(true),
+            plain_tcp: file.plain_tcp.unwrap_or(true),
             public_ips: public_ips(&file.public_ip, &relay_ips).at("public-ip")?,
             relay_ips: file.relay_ip.clone(),
             own_ports: own_ports(&file),
@@ -191,6 +193,8 @@ fn with_flags(mut file: File, args: &ServerArgs) -> anyhow::Result<File> {
     replace(&mut file.peers.deny, &args.deny_peer);
     file.relay_ports = args.relay_ports.or(file.relay_ports);
     file.relay_tcp |= args.relay_tcp;
+    file.plain_udp = args.no_plain_udp.then_some(false).or(file.plain_udp);
+    file.plain_tcp = args.no_plain_tcp.then_some(false).or(file.plain_tcp);
     file.shards = args.shards.or(file.shards);
     file.io = args.io.or(file.io);
     file.metrics = args.metrics.or(file.metrics);
@@ -427,10 +431,11 @@ mod tests {
             "--public-ip=203.0.113.1",
             "--deny-peer=9.9.9.9",
             "--relay-ports=50000-50010",
+            "--no-plain-tcp",
         ]);
         let file = of_file(
             "listen = ['192.0.2.1']\npublic-ip = ['203.0.113.1/192.0.2.1']\n\
-             relay-ports = '50000-50010'\npeers = { deny = ['9.9.9.9/32'] }\n\
+             relay-ports = '50000-50010'\nplain-tcp = false\npeers = { deny = ['9.9.9.9/32'] }\n\
              [[realm]]\nname = 'example.org'\nsecrets = ['new', 'old']\nusers = { alice = 'a:b' }\n",
         );
         for settings in [flags, file] {
@@ -446,6 +451,7 @@ mod tests {
             );
             assert_eq!(relay.deny_peers[0].to_string(), "9.9.9.9/32");
             assert_eq!(relay.relay_ports, 50000..=50010);
+            assert_eq!((relay.plain_udp, relay.plain_tcp), (true, false));
         }
     }
 

@@ -293,6 +293,54 @@ async fn a_node_has_metrics_of_its_relay_too() {
 }
 
 #[tokio::test]
+async fn the_allocations_of_a_nodes_relay_are_listed_and_ended_too() {
+    let folder = Folder::new("operate-node");
+    let admin = folder.path("node.sock");
+    let config = folder.write(
+        "node.toml",
+        "[[relay.realm]]\nname = 'example.org'\nusers = { alice = 'hunter2', carol = 'hunter2' }\n",
+    );
+    let ports = ["--port", "0", "--turn-port", "0", "--turns-port", "0"];
+    let more = [
+        "--listen",
+        "127.0.0.1",
+        "--admin",
+        &admin,
+        "--config",
+        &config,
+        "--json",
+    ];
+    let mut node = start(&[&["serve", "--dev"], &ports[..], &more].concat());
+    let ready = node.event("ready").await;
+    let turn = ready["turn"][0].as_str().unwrap();
+    let (_, turn) = turn.split_once(':').unwrap();
+    let turn = turn.split('?').next().unwrap().parse().unwrap();
+    let [mut alice, mut carol] = ["alice", "carol"].map(|user| Caller::new(turn, user, "hunter2"));
+    assert!(alice.allocates() && carol.allocates());
+
+    let ask = async |command: &[&str]| {
+        let at = ["--admin", &admin, "--json"];
+        start(&[&["turn"], command, &at].concat()).ended().await
+    };
+    let page = ask(&["list"]).await.events[0].clone();
+    assert_eq!(page["total"], 2);
+    assert_eq!(page["allocations"][0]["user"], "alice");
+    let client = alice.address().to_string();
+    assert_eq!(ask(&["inspect", &client]).await.events[0]["user"], "alice");
+    assert_eq!(ask(&["end", "--user", "alice"]).await.events[0]["ended"], 1);
+    assert_eq!(ask(&["stats"]).await.events[0]["allocations"], 1);
+    let refused = ask(&["drain"]).await;
+    assert_eq!(refused.status, Some(1));
+    assert!(
+        refused.complaints.contains("tombolo drain"),
+        "{}",
+        refused.complaints
+    );
+    node.terminate();
+    assert_eq!(node.ended().await.status, Some(0));
+}
+
+#[tokio::test]
 async fn a_reload_lets_others_in_and_a_wrong_one_changes_nothing() {
     let mut server = Server::start("operate-reload", ALICE, &[]).await;
     let mut alice = server.caller("alice");

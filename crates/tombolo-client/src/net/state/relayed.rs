@@ -9,7 +9,7 @@ use tombolo_path::{PeerId, Policy};
 
 use super::{ENVELOPE, Received, State, Via};
 use crate::net::address::virtual_of;
-use crate::net::packet::{destination, is_long};
+use crate::net::packet::{destination, first, is_long};
 
 /// Peers that may be behind one relayed address; all but one of them lie.
 const CLAIMANTS_MAX: usize = 8;
@@ -26,19 +26,29 @@ impl State {
         data: &[u8],
         range: Range<usize>,
     ) -> Received {
-        if let Some(id) = self.whose(from, &data[range.clone()]) {
+        let packet = &data[range.clone()];
+        let known = self.whose(from, packet);
+        if let Some(id) = known {
             self.book.prove_relayed(id, from);
         }
-        let Some(first) = self.book.relayed_peer(from, 0) else {
-            self.hold(now, from, &data[range]);
+        // A link's beginning is that of whom it is for, who may not be introduced yet, and nobody else's.
+        let owner = match first(packet) {
+            Some(_) => known,
+            None => self.book.relayed_peer(from, 0),
+        };
+        let Some(owner) = owner else {
+            self.hold(now, from, packet);
             return Received::Nothing;
         };
-        self.take_relayed(first, from, data, range)
+        self.take_relayed(owner, from, data, range)
     }
 
     /// While nobody is proven to be at an address, its packets are taken for those of all who claim it: QUIC knows whose
     /// each one is. Behind the first one's: of two that it takes for the same, the first says where the peer is.
     pub(super) fn copy_to_others(&mut self, from: SocketAddr, data: &[u8], range: Range<usize>) {
+        if first(&data[range.clone()]).is_some() {
+            return;
+        }
         for place in 1..CLAIMANTS_MAX {
             let Some(other) = self.book.relayed_peer(from, place) else {
                 break;
@@ -59,10 +69,10 @@ impl State {
                 return false;
             };
             let known = match is_long(packet) {
-                true => &peer.first_id,
-                false => &peer.last_id,
+                true => peer.handshake.first_id(),
+                false => peer.last_id.as_ref(),
             };
-            known.as_deref() == Some(id)
+            known.is_some_and(|known| **known == *id)
         };
         // A handshake may be of another link with the same device.
         let is_open = !is_proven || is_long(packet);
@@ -129,11 +139,19 @@ impl State {
         }
         self.book.claim_relayed(id, address);
         self.relays.connect(now, address, before);
-        let held = std::mem::take(&mut self.held).into_iter();
-        let (waiting, others): (Vec<_>, _) = held.partition(|(_, from, _)| *from == address);
-        self.held = others.into();
-        for (_, _, packet) in waiting {
-            self.push_inbox(virtual_of(id), packet);
+        self.release_held(address);
+    }
+
+    /// Looks again at what has come from an address that somebody says to be at now.
+    fn release_held(&mut self, address: SocketAddr) {
+        for (at, from, packet) in std::mem::take(&mut self.held) {
+            if from == address {
+                // What is still nobody's is held on, as long as it would have been.
+                let received = self.handle_relayed(at, from, &packet, 0..packet.len());
+                self.push_received(received, &packet);
+            } else {
+                self.held.push_back((at, from, packet));
+            }
         }
     }
 
@@ -211,11 +229,9 @@ mod tests {
         let mallory = claimant(&mut state, 1, Some(&[1; 16]));
         let alice = claimant(&mut state, 3, Some(&[2; 16]));
         let [of_mallory, of_alice] = [mallory, alice].map(virtual_of);
-        for unknown in [first_for(&[3; 16]), b"\x40 a packet".to_vec()] {
-            let taken = taken_as(&mut state, RELAYED, &unknown);
-            assert_eq!(taken, [of_mallory, of_alice]);
-        }
         let packet = b"\x40 a packet";
+        let taken = taken_as(&mut state, RELAYED, packet);
+        assert_eq!(taken, [of_mallory, of_alice]);
         for known in [
             &first_for(&[2; 16])[..],
             packet,
@@ -229,6 +245,26 @@ mod tests {
             state.add_candidate(Instant::now(), id, relayed(other));
         }
         assert_eq!(taken_as(&mut state, other, packet), [of_alice]);
+    }
+
+    #[test]
+    fn what_begins_a_link_waits_for_whom_it_is_for_though_others_say_to_be_there() {
+        let mut state = state();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let elsewhere = "192.0.2.2:5";
+        // Answers to her would go there.
+        state.add_candidate(Instant::now(), mallory, relayed(elsewhere));
+        for at in [RELAYED, elsewhere] {
+            assert_eq!(taken_as(&mut state, at, &first_for(&[2; 16])), []);
+        }
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        let taken = std::mem::take(&mut state.inbox).into_iter();
+        let taken: Vec<_> = taken.map(|(from, _)| from).collect();
+        assert_eq!(taken, [virtual_of(alice)]);
+        // She has gone on, and this comes before the news of it.
+        assert_eq!(state.held.len(), 1);
+        state.add_candidate(Instant::now(), alice, relayed(elsewhere));
+        assert_eq!(state.inbox.pop_front().unwrap().0, virtual_of(alice));
     }
 
     #[test]

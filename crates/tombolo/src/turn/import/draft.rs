@@ -21,6 +21,8 @@ pub(super) struct Draft {
     pub(super) port: Option<u16>,
     pub(super) alternate_port: Option<u16>,
     pub(super) tls_port: Option<u16>,
+    pub(super) no_udp: bool,
+    pub(super) no_tcp: bool,
     pub(super) no_tls: bool,
     pub(super) no_dtls: bool,
     pub(super) no_rfc5780: bool,
@@ -216,12 +218,22 @@ impl Draft {
         }
         let tls = self.tls(&listen, &mut notes);
         let listen_udp = self.listen_udp(&listen, &tls, &mut notes);
+        if self.no_udp && self.alternate_port.is_some() {
+            notes.push(
+                "alt-listening-port is of no use with no-udp: RFC 5780 is for UDP".to_owned(),
+            );
+        }
+        if self.no_udp && self.no_tcp && tls.certificate.is_none() {
+            notes.push("no-udp and no-tcp leave nothing to serve without TLS".to_owned());
+        }
         let users = self.users(&mut notes);
         let peers = self.peers.finish(&mut notes);
         let limits = self.limits(&mut notes);
         let file = File {
             listen,
             listen_udp,
+            plain_udp: self.no_udp.then_some(false),
+            plain_tcp: self.no_tcp.then_some(false),
             relay_ip,
             public_ip: self.public_ips.clone(),
             relay_ports: self.relay_ports(),
@@ -274,7 +286,8 @@ impl Draft {
     ) -> Vec<Listen<3479>> {
         let port = self.port.unwrap_or(TURN_PORT);
         let alternate = self.alternate_port.or_else(|| port.checked_add(1));
-        let alternate = alternate.filter(|_| !self.no_rfc5780 && self.has_two_addresses());
+        let is_wanted = !self.no_rfc5780 && !self.no_udp;
+        let alternate = alternate.filter(|_| is_wanted && self.has_two_addresses());
         let mut listen_udp: Vec<SocketAddr> = alternate.map_or_else(Vec::new, |port| self.at(port));
         let is_taken = |address: &SocketAddr| {
             listen.contains(&Listen(*address)) || tls.listen.contains(&Listen(*address))

@@ -569,6 +569,9 @@ fn what_is_said_of_a_line_is_so() {
         ("no-dtls", "tls.dtls"),
         ("no-dtls=0", "not needed"),
         ("no-tls", "tls"),
+        ("no-udp", "plain-udp"),
+        ("no-tcp", "plain-tcp"),
+        ("no-tcp=no", "not needed"),
         ("no-tcp-relay", "relay-tcp"),
         ("mobility", "not needed"),
         ("no-stun-backward-compatibility", "not needed"),
@@ -599,6 +602,15 @@ fn what_is_said_of_a_line_is_so() {
     }
     assert_eq!(of("no-dtls").file.tls.dtls, Some(false));
     assert_eq!(of("dtls").file.tls.dtls, None, "it is on by itself");
+    let plain = |line| (of(line).file.plain_udp, of(line).file.plain_tcp);
+    assert_eq!(plain("no-tcp"), (None, Some(false)));
+    assert_eq!(plain("no-udp"), (Some(false), None));
+    assert_eq!(plain("no-tcp=no"), (None, None));
+    let second = of("no-udp\nlistening-ip=10.0.0.6");
+    assert_eq!(second.file.listen_udp, []);
+    let nothing = of("no-udp\nno-tcp\nno-tls");
+    let says = |note: &String| note.contains("nothing to serve");
+    assert!(nothing.notes.iter().any(says), "{:?}", nothing.notes);
     assert_eq!(of("no-tls").file.tls, super::super::file::Tls::default());
     assert!(!of("").file.relay_tcp, "as a note says");
     assert!(of("").notes.iter().any(|note| note.contains("relay-tcp")));
