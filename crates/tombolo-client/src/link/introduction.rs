@@ -16,6 +16,7 @@ pub(crate) struct Introduction {
     pub(crate) answers: u64,
     pub(crate) keys: PublicKeys,
     pub(super) credentials: Credentials,
+    /// One of them relayed, at most: a peer is at one relay.
     pub(crate) candidates: Vec<Candidate>,
     pub(super) early: Bytes,
     pub(crate) update: bool,
@@ -30,6 +31,11 @@ impl Introduction {
         }
         let keys = PublicKeys::try_from(message.keys.as_ref()).ok()?;
         let candidates = message.candidates.iter().take(tombolo_wire::CANDIDATES_MAX);
+        let mut candidates: Vec<_> = candidates.filter_map(parse_candidate).collect();
+        let is_relayed = |candidate: &Candidate| candidate.kind == CandidateKind::Relayed;
+        let relayed = candidates.iter().rfind(|last| is_relayed(last)).copied();
+        candidates.retain(|candidate| !is_relayed(candidate));
+        candidates.extend(relayed);
         Some(Self {
             attempt: message.attempt,
             answers: message.answers,
@@ -38,7 +44,7 @@ impl Introduction {
                 ufrag: message.ufrag,
                 password: message.password,
             },
-            candidates: candidates.filter_map(parse_candidate).collect(),
+            candidates,
             early: message.early,
             update: message.update,
             nat: message.nat.as_ref().map(nat::from_wire),
@@ -73,4 +79,30 @@ pub(super) fn write_candidate(candidate: &Candidate) -> Option<v1::Candidate> {
         address: Some(v1::Address::from(candidate.address)),
         priority: candidate.priority,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+
+    #[test]
+    fn of_relayed_addresses_the_last_one_counts() {
+        let candidate = |kind, port| {
+            let address = SocketAddr::from(([192, 0, 2, 1], port));
+            Candidate::new(kind, address)
+        };
+        let host = candidate(CandidateKind::Host, 1);
+        let relayed = (2..30).map(|port| candidate(CandidateKind::Relayed, port));
+        let all: Vec<_> = relayed.chain([host]).collect();
+        let message = v1::Introduction {
+            attempt: 1,
+            keys: Some((&Keys::generate().unwrap().public()).into()),
+            candidates: all.iter().filter_map(write_candidate).collect(),
+            ..v1::Introduction::default()
+        };
+        let introduction = Introduction::parse(message).unwrap();
+        let last = candidate(CandidateKind::Relayed, 29);
+        assert_eq!(introduction.candidates, [host, last]);
+    }
 }

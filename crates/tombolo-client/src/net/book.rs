@@ -12,7 +12,7 @@ const PROVEN_MAX: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Book {
     relayed: HashMap<SocketAddr, Claims>,
-    /// Where a peer has answered.
+    /// Where a peer has answered, or was heard before anybody was: that can be forged.
     proven: HashMap<SocketAddr, PeerId>,
     /// Where a peer says that it is.
     claimed: HashMap<SocketAddr, PeerId>,
@@ -97,6 +97,13 @@ impl Book {
         }
     }
 
+    /// A peer says, by a packet of its own from there, that it is at this address.
+    pub(super) fn hear(&mut self, id: PeerId, address: SocketAddr) {
+        if self.proven.len() < PROVEN_MAX {
+            self.proven.entry(address).or_insert(id);
+        }
+    }
+
     /// Forgets where a peer is, its relayed address aside.
     pub(super) fn forget(&mut self, id: PeerId) {
         self.proven.retain(|_, peer| *peer != id);
@@ -117,7 +124,13 @@ mod tests {
         let mut book = Book::default();
         book.claim(MALLORY, address);
         assert_eq!(book.peer_at(address), Some(MALLORY), "nobody else says so");
+        book.hear(ALICE, address);
+        assert_eq!(book.peer_at(address), Some(ALICE));
+        book.hear(MALLORY, address);
+        assert_eq!(book.peer_at(address), Some(ALICE), "anybody can forge that");
+        book.prove(MALLORY, address);
         book.prove(ALICE, address);
+        book.hear(MALLORY, address);
         assert_eq!(book.peer_at(address), Some(ALICE));
 
         book.claim_relayed(ALICE, address);

@@ -12,6 +12,7 @@
 //! ```
 
 mod handshake;
+mod moves;
 mod relayed;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,7 @@ use super::packet::{first, is_long, source};
 use super::relay::{LINGER, Relays};
 use super::ring::Ring;
 use handshake::Handshake;
+use moves::Moves;
 
 /// In front of a QUIC packet: "this packet belongs to the peer's other path". Directly received,
 /// it is a packet of path 0; relayed, a repeated packet of the direct path. QUIC, STUN and
@@ -66,6 +68,7 @@ pub enum Via {
 #[derive(Debug)]
 struct Peer {
     relayed: Option<SocketAddr>,
+    moves: Moves,
     policy: Policy,
     handshake: Handshake,
     /// For which connection id its last packet was that came from where it is proven to be.
@@ -122,6 +125,8 @@ pub struct Dropped {
     pub overflow: u64,
     /// Handshakes that no introduced peer was to begin, or not from there, or not once more.
     pub unexpected_handshakes: u64,
+    /// Datagrams from addresses that stand for peers within this device, and are nobody's outside of it.
+    pub virtual_sources: u64,
 }
 
 pub(crate) struct State {
@@ -135,6 +140,8 @@ pub(crate) struct State {
     held: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
     /// Relayed addresses that peers have left, from which something may still come.
     left: VecDeque<(Instant, PeerId, SocketAddr)>,
+    /// Relayed addresses that peers go on to later, by when.
+    postponed: BTreeMap<(Instant, PeerId), SocketAddr>,
     /// Packets for QUIC that came by another way than the UDP socket.
     pub(crate) inbox: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Datagrams to send.
@@ -156,6 +163,7 @@ impl State {
             book: Book::default(),
             held: VecDeque::new(),
             left: VecDeque::new(),
+            postponed: BTreeMap::new(),
             inbox: VecDeque::new(),
             out: Vec::new(),
             dropped: Dropped::default(),
@@ -172,6 +180,11 @@ impl State {
         data: &[u8],
     ) -> Received {
         let from = canonical(from);
+        // These stand for peers, and are nobody's outside of this device.
+        if peer_of_virtual(from).is_some() {
+            self.dropped.virtual_sources += 1;
+            return Received::Nothing;
+        }
         match Kind::of(data) {
             Kind::Stun => {
                 let mut probes = self.probes();
@@ -257,6 +270,7 @@ impl State {
         let (route_tx, route_rx) = watch::channel(initial);
         let peer = Peer {
             relayed: None,
+            moves: Moves::default(),
             handshake: first_id.map_or(Handshake::Ours(None), Handshake::Awaited),
             last_id: None,
             policy: config.policy,
@@ -290,6 +304,7 @@ impl State {
         if let Some(relayed) = self.peers.remove(&id).and_then(|peer| peer.relayed) {
             self.release_relayed(now, id, relayed);
         }
+        self.postponed.retain(|(_, peer), _| *peer != id);
         self.book.forget(id);
         self.agent.remove_peer(now, id);
         self.collect();
@@ -344,6 +359,12 @@ impl State {
         while let Some((_, id, address)) = self.left.pop_front_if(|(at, ..)| now >= *at + LINGER) {
             self.release_left(now, id, address);
         }
+        while let Some(postponed) = self.postponed.first_entry()
+            && postponed.key().0 <= now
+        {
+            let ((_, id), address) = postponed.remove_entry();
+            self.note_relayed(now, id, address);
+        }
         self.collect();
     }
 
@@ -356,7 +377,9 @@ impl State {
             .min();
         let held = self.held.front().map(|(at, ..)| *at + HELD_FOR);
         let left = self.left.front().map(|(at, ..)| *at + LINGER);
-        [agent, probe, held, left, self.relays.poll_timeout()]
+        let postponed = self.postponed.keys().next().map(|(at, _)| *at);
+        let relays = self.relays.poll_timeout();
+        [agent, probe, held, left, postponed, relays]
             .into_iter()
             .flatten()
             .min()
@@ -404,7 +427,7 @@ impl State {
                 }
                 peer.route_tx.send_replace(RouteNow { route, rtt });
             }
-            Event::Heard { peer: id, from } => self.book.prove(id, canonical(from)),
+            Event::Heard { peer: id, from } => self.book.hear(id, canonical(from)),
             _ => {}
         }
     }

@@ -127,6 +127,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_sends_from_an_address_that_stands_for_a_peer() {
+        let mut state = state();
+        let alice = add(&mut state, 1, Policy::Any);
+        let at = virtual_of(alice);
+        let received = state.handle_datagram(Instant::now(), at, b"\x40 a packet");
+        assert!(matches!(received, Received::Nothing));
+        assert_eq!(state.dropped.virtual_sources, 1);
+    }
+
+    #[test]
     fn what_comes_straight_from_a_claimed_address_begins_no_link_of_the_liars() {
         let mut state = state();
         let mallory = add(&mut state, 3, Policy::Any);

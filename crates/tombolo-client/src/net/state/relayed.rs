@@ -13,10 +13,12 @@ use crate::net::packet::{destination, first, is_long};
 
 /// Peers that may be behind one relayed address; all but one of them lie.
 const CLAIMANTS_MAX: usize = 8;
-/// Relayed packets held for peers whose introduction has not arrived yet.
-const HELD_MAX: usize = 32;
-/// Relayed addresses that peers have left and that are still listened to.
-const LEFT_MAX: usize = 256;
+/// Relayed packets held for peers whose introduction has not arrived yet; the oldest give way.
+const HELD_MAX: usize = 64;
+/// Of these, from one address: what a link begins with, and repetitions.
+const HELD_OF_ONE_MAX: usize = 8;
+/// Relayed addresses that one peer has left and that are still listened to; the oldest gives way.
+const LEFT_OF_ONE_MAX: usize = 4;
 
 impl State {
     pub(super) fn handle_relayed(
@@ -124,18 +126,22 @@ impl State {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.policy == Policy::Direct || peer.relayed == Some(address) {
+        if peer.policy == Policy::Direct {
             return;
         }
+        // The last word counts.
+        self.postponed.retain(|(_, peer), _| *peer != id);
+        if peer.relayed == Some(address) {
+            return;
+        }
+        if let Some(due) = peer.moves.due().filter(|due| now < *due) {
+            self.postponed.insert((due, id), address);
+            return;
+        }
+        peer.moves.on_move(now);
         let before = peer.relayed.replace(address);
         if let Some(old) = before {
-            // What is on its way from there still counts, for a while.
-            self.left.push_back((now, id, old));
-            if self.left.len() > LEFT_MAX
-                && let Some((_, id, address)) = self.left.pop_front()
-            {
-                self.release_left(now, id, address);
-            }
+            self.leave_relayed(now, id, old);
         }
         self.book.claim_relayed(id, address);
         self.relays.connect(now, address, before);
@@ -155,6 +161,20 @@ impl State {
         }
     }
 
+    /// What is on its way from where a peer was still counts, for a while.
+    fn leave_relayed(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        self.left
+            .retain(|(_, peer, left)| (*peer, *left) != (id, address));
+        self.left.push_back((now, id, address));
+        let mut of_peer = self.left.iter().filter(|(_, peer, _)| *peer == id);
+        let oldest = of_peer.nth_back(LEFT_OF_ONE_MAX);
+        if let Some((_, _, oldest)) = oldest.copied() {
+            self.left
+                .retain(|(_, peer, left)| (*peer, *left) != (id, oldest));
+            self.release_left(now, id, oldest);
+        }
+    }
+
     /// Gives a relayed address up that a peer has left, unless it has come back to it.
     pub(super) fn release_left(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
         let peer = self.peers.get(&id);
@@ -170,9 +190,14 @@ impl State {
     }
 
     fn hold(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
-        if self.held.len() >= HELD_MAX {
+        let of_one = self.held.iter().filter(|(_, other, _)| *other == from);
+        if of_one.count() >= HELD_OF_ONE_MAX {
             self.dropped.overflow += 1;
             return;
+        }
+        if self.held.len() >= HELD_MAX {
+            self.dropped.overflow += 1;
+            self.held.pop_front();
         }
         self.held.push_back((now, from, payload.to_vec()));
     }
@@ -311,6 +336,59 @@ mod tests {
         taken_as(&mut state, RELAYED, &first_for(&[3; 16]));
         let vias = ids.map(|id| state.last_via(id));
         assert_eq!(vias, [Via::Direct, Via::Relay]);
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_too_often_is_taken_to_be_where_it_was_for_a_while() {
+        let mut state = state();
+        let begin = Instant::now();
+        let mallory = claimant(&mut state, 1, Some(&[1; 16]));
+        let at = |port: u16| format!("192.0.2.3:{port}");
+        for port in 1..=100 {
+            state.add_candidate(begin, mallory, relayed(&at(port)));
+        }
+        // Whoever has moved before is still heard where it was.
+        let alice = claimant(&mut state, 3, Some(&[2; 16]));
+        taken_as(&mut state, RELAYED, &first_for(&[2; 16]));
+        let elsewhere = "192.0.2.2:5";
+        state.add_candidate(begin, alice, relayed(elsewhere));
+        let packet = b"\x40 a packet";
+        assert_eq!(taken_as(&mut state, RELAYED, packet), [virtual_of(alice)]);
+        let claimed = |state: &State| {
+            let of_mallory = (1..=100).filter(|port| {
+                let at = at(*port).parse().unwrap();
+                state.book.relayed_peer(at, 0) == Some(mallory)
+            });
+            of_mallory.collect::<Vec<_>>()
+        };
+        let taken = claimed(&state);
+        assert!(taken.len() <= LEFT_OF_ONE_MAX + 1, "{taken:?}");
+        assert!(!taken.contains(&100));
+        let due = *state.postponed.keys().next().unwrap();
+        state.handle_timeout(due.0);
+        assert!(claimed(&state).contains(&100), "the last word counts");
+        state.add_candidate(due.0, mallory, relayed(&at(7)));
+        state.add_candidate(due.0, mallory, relayed(&at(100)));
+        assert!(state.postponed.is_empty(), "it has come back");
+        state.add_candidate(due.0, mallory, relayed(&at(7)));
+        state.remove_peer(due.0, mallory);
+        assert!(state.postponed.is_empty());
+    }
+
+    #[test]
+    fn who_sends_much_from_one_relayed_address_keeps_no_others_packet_from_being_held() {
+        let mut state = state();
+        for n in 0..2 * HELD_MAX {
+            taken_as(&mut state, "192.0.2.9:9", &first_for(&[9; 16]));
+            if n % 2 == 0 {
+                let at = format!("192.0.2.9:{}", 1000 + n);
+                taken_as(&mut state, &at, &first_for(&[9; 16]));
+            }
+        }
+        taken_as(&mut state, RELAYED, &first_for(&[2; 16]));
+        assert!(state.held.len() <= HELD_MAX);
+        claimant(&mut state, 3, Some(&[2; 16]));
+        assert_eq!(state.inbox.len(), 1);
     }
 
     #[test]
