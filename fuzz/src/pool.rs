@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tombolo_match::{
     Answer, Backfill, BackfillId, Body, Device, Entry, MatchId, Name, OperationId, Player, Pool,
-    Reach, Rules, SessionId, Ticket, TicketId, Time, Value,
+    Reach, Rules, SessionId, Ticket, TicketId, Time, Value, Venue,
 };
 use tombolo_wire::{NodeId, UserId};
 
@@ -113,6 +113,7 @@ fn bodies() -> Vec<Body> {
             id: BackfillId([3; 16]),
             after: 0,
             sides: vec![(side, vec![ticket(4, &["dave"])])],
+            venue: Some(Venue::default()),
             lease: Duration::from_secs(30),
         }),
         Body::Renewed {

@@ -1,5 +1,7 @@
 //! What is decided when a group is complete: teams, roles, region, host, quality.
 
+use tombolo_wire::UserId;
+
 use super::balance;
 use super::group::{Group, View};
 use super::seat::Key;
@@ -29,7 +31,7 @@ pub(super) fn judge(
 ) -> Option<Verdict> {
     let sides = balance::balanced(view, min_of, group, looks)?;
     let region = region(view, group);
-    let devices = devices(view, group);
+    let devices = devices(view, &group.members);
     let near = region.as_ref().map(|(rule, region, _)| (*rule, *region));
     let named = venue.and_then(|venue| venue.host.as_ref());
     let host = match named {
@@ -46,6 +48,7 @@ pub(super) fn judge(
         } = rule.check
             && is_required
             && reached < others
+            && !is_broken(view, group, near, named)
         {
             return None;
         }
@@ -113,6 +116,19 @@ fn named(view: View<'_>, sides: &Sides, is_new: impl Fn(Key) -> bool) -> Vec<Sid
     named.collect()
 }
 
+/// Whether those who play already have nobody who reaches them all, or not the one who hosts them.
+fn is_broken(
+    view: View<'_>,
+    group: &Group,
+    region: Option<(usize, usize)>,
+    named: Option<&UserId>,
+) -> bool {
+    let playing = devices(view, group.playing());
+    let may_host = |player: &Player| named.is_none_or(|named| player.user == *named);
+    let host = host(view, &playing, region, may_host);
+    host.is_some_and(|(_, reached)| reached + 1 < playing.len())
+}
+
 /// The first rule of latency, and its best region.
 fn region(view: View<'_>, group: &Group) -> Option<(usize, usize, Name)> {
     let mut rules = view.rules.rules.iter().zip(group.tallies()).enumerate();
@@ -125,7 +141,7 @@ fn region(view: View<'_>, group: &Group) -> Option<(usize, usize, Name)> {
     })
 }
 
-fn devices<'p>(view: View<'p>, group: &Group) -> Vec<(Key, &'p Player)> {
+fn devices<'p>(view: View<'p>, members: &[Key]) -> Vec<(Key, &'p Player)> {
     let players = |key: &Key| {
         let (key, seats) = (*key, view.seats);
         seats[key]
@@ -134,7 +150,7 @@ fn devices<'p>(view: View<'p>, group: &Group) -> Vec<(Key, &'p Player)> {
             .iter()
             .map(move |player| (key, player))
     };
-    group.members.iter().flat_map(players).collect()
+    members.iter().flat_map(players).collect()
 }
 
 /// Who reaches most others directly, and how many: those of its own party are no question. Among equals whose network

@@ -131,15 +131,20 @@ impl<'p> Search<'p> {
             return nobody;
         };
         let seat = &view.seats[anchor];
-        let (classes, count) = index.classes_for(view.rules, seat, seat.class);
+        let is_running = !self.group.playing().is_empty();
+        let eased = is_running.then(|| self.group.mixed());
+        let (classes, count) = index.classes_for(view.rules, seat, seat.class, eased);
         match index.fewest(seat, anchor) {
             Fewest::Nobody => return nobody,
             Fewest::Of(keys) if keys.len() < count => return Others::Few(keys.iter()),
             Fewest::Of(_) | Fewest::Unknown => {}
         }
-        let limit = primary_rule(view.rules).and_then(|(at, rule)| match view.rules.judge {
-            Judge::Each => seat.gates[at].limit,
-            Judge::Oldest => rule.relax.widest(rule.base),
+        let limit = primary_rule(view.rules).and_then(|(at, rule)| {
+            let limit = match view.rules.judge {
+                Judge::Each => seat.gates[at].limit,
+                Judge::Oldest => rule.relax.widest(rule.base),
+            };
+            self.group.tallies()[at].eased(limit)
         });
         Others::Nearest(index.nearest(view.rules, &seat.candidate, &classes, limit))
     }

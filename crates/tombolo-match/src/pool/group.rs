@@ -1,11 +1,12 @@
 //! A match in the making.
 
+use super::balance;
 use super::candidate::{Candidate, RoleTable};
 use super::seat::{Key, Seat, Seats};
 use super::sides::Sides;
 use super::symbols::{Symbol, Symbols};
 use super::tally::{Look, Tally};
-use crate::rules::{Check, Rules};
+use crate::rules::{Check, Measure, Rules};
 use crate::word::{Name, Time};
 
 /// What stays the same while matches are made.
@@ -39,6 +40,8 @@ pub(super) struct Group {
     users: Vec<Symbol>,
     /// Those whose queries ask for something.
     strict: Vec<Key>,
+    /// How many of the members play already.
+    playing: usize,
 }
 
 impl Group {
@@ -52,6 +55,7 @@ impl Group {
             blocked: Vec::new(),
             users: Vec::new(),
             strict: Vec::new(),
+            playing: 0,
         };
         group.sides.clear(&rules.shape);
         group
@@ -68,6 +72,7 @@ impl Group {
         self.blocked.clear();
         self.users.clear();
         self.strict.clear();
+        self.playing = 0;
     }
 
     /// Whether the group with one more would keep every rule.
@@ -105,11 +110,38 @@ impl Group {
         self.take(view, key);
     }
 
-    /// Those who play already are in this region, and no other comes into question.
-    pub(super) fn play_in(&mut self, rules: &Rules, region: &Name) {
-        if let Some((rule, region)) = rules.region(region) {
-            self.tallies[rule].play_in(region);
+    /// All who are in it play already, in that region if it is known.
+    pub(super) fn begin_running(&mut self, view: View<'_>, region: Option<&Name>) {
+        let region = region.and_then(|region| view.rules.region(region));
+        self.playing = self.members.len();
+        let is_whole = self.sides.iter().all(|side| side.load > 0);
+        for (number, (rule, tally)) in view.rules.rules.iter().zip(&mut self.tallies).enumerate() {
+            let members = self.members.iter();
+            let facts = members.map(|key| &view.seats[*key].candidate.facts[number]);
+            let region = region.filter(|(of, _)| *of == number);
+            tally.begin_running(rule, facts, region.map(|(_, region)| region));
+            // While somebody is missing, sums say nothing.
+            if let Check::Balance {
+                measure: measure @ Measure::Mean,
+                ..
+            } = rule.check
+                && is_whole
+            {
+                tally.set_off(balance::unevenness(view, &self.sides, number, measure));
+            }
         }
+    }
+
+    /// Those who play already, if it runs.
+    pub(super) fn playing(&self) -> &[Key] {
+        &self.members[..self.playing]
+    }
+
+    /// Rules of equality, by their number among those, whose texts are different already.
+    pub(super) fn mixed(&self) -> u32 {
+        let rules = self.tallies.iter().filter(|tally| tally.is_of_texts());
+        let mixed = rules.enumerate().filter(|(_, tally)| tally.is_mixed());
+        mixed.fold(0, |all, (at, _)| all | 1 << at)
     }
 
     fn take(&mut self, view: View<'_>, key: Key) {

@@ -193,12 +193,14 @@ impl Index {
         fewest.map_or(Fewest::Unknown, Fewest::Of)
     }
 
-    /// The classes that come into question for a ticket, and how many tickets they have.
+    /// The classes that come into question for a ticket, and how many tickets they have. For one that plays already every
+    /// region does, and texts need not be equal where `mixed` says that they are not.
     pub(super) fn classes_for(
         &self,
         rules: &Rules,
         seat: &Seat,
         id: Option<ClassId>,
+        mixed: Option<u32>,
     ) -> (Vec<ClassId>, usize) {
         let own;
         let signature = match id {
@@ -214,14 +216,14 @@ impl Index {
             let class = &self.classes[id.0 as usize];
             let need = class.signature.need;
             if !class.members.is_empty()
-                && signature.suits(&class.signature, rules.judge)
+                && signature.suits(&class.signature, rules.judge, mixed)
                 && need.is_none_or(|(attribute, text)| seat.candidate.has_text(attribute, text))
             {
                 count += class.members.len();
                 found.push(id);
             }
         };
-        if signature.is_strict() {
+        if signature.is_strict() && mixed.is_none_or(|mixed| mixed == 0) {
             if let Some(by_need) = self.strict_by_texts.get(&signature.texts) {
                 let mut all = |need| {
                     by_need
@@ -407,16 +409,17 @@ impl Signature {
     }
 
     /// Whether tickets of both may meet.
-    fn suits(&self, other: &Self, judge: Judge) -> bool {
+    fn suits(&self, other: &Self, judge: Judge, mixed: Option<u32>) -> bool {
         let strict = match judge {
             Judge::Each => self.strict | other.strict,
             // The older one judges, and may be of either class.
             Judge::Oldest => self.strict & other.strict,
         };
+        let strict = strict & !mixed.unwrap_or(0);
         let mut texts = self.texts.iter().zip(&other.texts).enumerate();
         let mut regions = self.regions.iter().zip(&other.regions);
         texts.all(|(at, (a, b))| a == b || strict & 1 << at == 0)
-            && regions.all(|(a, b)| a & b != 0)
+            && (mixed.is_some() || regions.all(|(a, b)| a & b != 0))
     }
 }
 

@@ -212,9 +212,7 @@ impl Search<'_> {
                     .venue
                     .as_ref()
                     .and_then(|venue| venue.region.as_ref());
-                if let Some(region) = region {
-                    self.group.play_in(view.rules, region);
-                }
+                self.group.begin_running(view, region);
             }
         }
     }

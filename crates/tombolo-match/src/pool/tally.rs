@@ -13,6 +13,17 @@ pub(super) struct Tally {
     limit: Option<f64>,
     /// The regions that come into question for all.
     regions: u64,
+    /// Of a match that runs already.
+    played: Option<Played>,
+}
+
+/// How those are who play already. What they break keeps nobody away who is no further off than they are.
+#[derive(Clone, Debug, Default)]
+struct Played {
+    /// How far they are off.
+    off: Option<f64>,
+    /// Their texts, if there are several.
+    texts: Vec<Symbol>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +80,7 @@ impl Tally {
             statistic,
             limit: None,
             regions: u64::MAX,
+            played: None,
         }
     }
 
@@ -80,19 +92,87 @@ impl Tally {
         }
         self.limit = None;
         self.regions = u64::MAX;
+        self.played = None;
     }
 
     /// What is asked.
     pub(super) fn limit(&self) -> Option<f64> {
-        self.limit
+        self.eased(self.limit)
+    }
+
+    /// The same, where whoever asks it is one of several.
+    pub(super) fn eased(&self, limit: Option<f64>) -> Option<f64> {
+        let played = self.played.as_ref().and_then(|played| played.off);
+        match (limit, played) {
+            (Some(limit), Some(off)) if matches!(self.statistic, Statistic::Common(_)) => {
+                Some(limit.min(off))
+            }
+            (Some(limit), Some(off)) => Some(limit.max(off)),
+            (limit, _) => limit,
+        }
+    }
+
+    pub(super) fn is_of_texts(&self) -> bool {
+        matches!(self.statistic, Statistic::Texts { .. })
+    }
+
+    /// Whether texts are different already.
+    pub(super) fn is_mixed(&self) -> bool {
+        matches!(self.statistic, Statistic::Texts { is_mixed: true, .. })
+    }
+
+    /// All who were added play already, in some region or in any.
+    pub(super) fn begin_running<'f>(
+        &mut self,
+        rule: &Rule,
+        facts: impl Iterator<Item = &'f Fact>,
+        region: Option<usize>,
+    ) {
+        self.regions = region.map_or(u64::MAX, |region| 1 << region);
+        let text = |fact: &Fact| match fact {
+            Fact::Text(text) => Some(*text),
+            Fact::None | Fact::Set(_) | Fact::Number(_) | Fact::Latencies(_) => None,
+        };
+        let mut played = Played::default();
+        match &self.statistic {
+            Statistic::Texts { is_mixed: true, .. } => {
+                played.texts = facts.filter_map(text).collect()
+            }
+            Statistic::Common(common) => {
+                played.off = common.as_ref().map(|common| common.len() as f64);
+            }
+            Statistic::Spread { low, high } => {
+                played.off = Some(deviation(&rule.check, *low, *high));
+            }
+            Statistic::Worst(worst) => {
+                let open = worst.iter().enumerate();
+                let open = open.filter(|(region, _)| self.regions & 1 << region != 0);
+                played.off = open.map(|(_, worst)| *worst).min_by(f64::total_cmp);
+            }
+            Statistic::Ranks(Some((worst, Some(second)))) if !are_direct(*worst, *second) => {
+                played.off = Some(f64::from(*worst));
+            }
+            Statistic::Texts { .. } | Statistic::Ranks(_) | Statistic::Nothing => {}
+        }
+        self.played = Some(played);
+    }
+
+    /// How far those who play already are off, by what is not known here.
+    pub(super) fn set_off(&mut self, off: f64) {
+        if let Some(played) = &mut self.played {
+            played.off = Some(off);
+        }
     }
 
     /// Whether the rule holds of the group with one more.
     pub(super) fn fits(&self, rule: &Rule, judge: Judge, look: Look<'_>) -> bool {
-        let limit = self.limit_with(rule, judge, look);
+        let limit = self.eased(self.limit_with(rule, judge, look));
         match (&self.statistic, look.fact) {
             (Statistic::Texts { first, is_mixed }, Fact::Text(text)) => {
-                limit.is_none() || !is_mixed && first.is_none_or(|first| first == *text)
+                let mut texts = self.played.iter().flat_map(|played| &played.texts);
+                limit.is_none()
+                    || !is_mixed && first.is_none_or(|first| first == *text)
+                    || texts.any(|played| played == text)
             }
             (Statistic::Common(common), Fact::Set(set)) => limit.is_none_or(|least| {
                 let count = match common {
@@ -105,7 +185,7 @@ impl Tally {
                 deviation(&rule.check, low.min(*number), high.max(*number)) <= limit
             }),
             (Statistic::Worst(worst), Fact::Latencies(latencies)) => {
-                let regions = self.regions & look.gate.regions;
+                let regions = self.regions_with(look);
                 regions != 0
                     && limit.is_none_or(|limit| {
                         let both = worst.iter().zip(latencies).enumerate();
@@ -115,6 +195,7 @@ impl Tally {
             }
             (Statistic::Ranks(ranks), _) => {
                 limit.is_none()
+                    || self.is_off_by(look.worst_rank)
                     || ranks.is_none_or(|(worst, _)| are_direct(worst, look.worst_rank))
                         && ranks.is_none_or(|(worst, second)| {
                             second.is_none_or(|second| are_direct(worst, second))
@@ -127,7 +208,7 @@ impl Tally {
     /// Takes one more into account.
     pub(super) fn add(&mut self, rule: &Rule, judge: Judge, look: Look<'_>) {
         self.limit = self.limit_with(rule, judge, look);
-        self.regions &= look.gate.regions;
+        self.regions = self.regions_with(look);
         match (&mut self.statistic, look.fact) {
             (Statistic::Texts { first, is_mixed }, Fact::Text(text)) => {
                 *is_mixed |= first.is_some_and(|first| first != *text);
@@ -158,11 +239,6 @@ impl Tally {
         }
     }
 
-    /// No other region comes into question.
-    pub(super) fn play_in(&mut self, region: usize) {
-        self.regions &= 1 << region;
-    }
-
     /// How far the group is from the ideal, in the rule's unit; `None` when that means nothing.
     pub(super) fn deviation(&self, rule: &Rule) -> Option<f64> {
         if let Statistic::Spread { low, high } = &self.statistic {
@@ -179,9 +255,23 @@ impl Tally {
         let regions = worst.iter().copied().enumerate();
         let near = regions.filter(|(region, worst)| {
             let is_open = self.regions & 1 << region != 0;
-            is_open && worst.is_finite() && self.limit.is_none_or(|limit| *worst <= limit)
+            is_open && worst.is_finite() && self.limit().is_none_or(|limit| *worst <= limit)
         });
         near.min_by(|(_, a), (_, b)| a.total_cmp(b))
+    }
+
+    /// The regions that come into question with one more. Where those are who play, all the others are who join them.
+    fn regions_with(&self, look: Look<'_>) -> u64 {
+        match &self.played {
+            Some(_) => self.regions,
+            None => self.regions & look.gate.regions,
+        }
+    }
+
+    /// Whether those who play are not all direct with each other, and somebody among them is as hard to reach.
+    fn is_off_by(&self, rank: u8) -> bool {
+        let played = self.played.as_ref().and_then(|played| played.off);
+        played.is_some_and(|worst| f64::from(rank) <= worst)
     }
 
     fn limit_with(&self, rule: &Rule, judge: Judge, look: Look<'_>) -> Option<f64> {

@@ -590,3 +590,68 @@ fn nobody_hosts_a_running_match_whose_host_has_left() {
     world.submit(at(solo(2), 30.0, 10.0, Reach::Open)).unwrap();
     assert_eq!(world.step()[0].region, None, "the pool has no such region");
 }
+
+const RELAXING: &str = r#"
+    name = "relaxing"
+    players = { min = 2, max = 4 }
+    fill = 0
+    rules = [
+        { kind = "distance", attribute = "skill", max = 100, relax = { every = 5, by = 50, limit = 400 } },
+        { kind = "equal", attribute = "mode", relax = { off = "20s" } },
+        { kind = "latency", attribute = "ping", regions = ["eu", "us"], max = 50, relax = [{ after = "20s", value = 200 }] },
+    ]
+"#;
+
+fn relaxed(number: u128, skill: f64, mode: &str, eu: f64) -> Ticket {
+    let ping = map(&[("eu", eu), ("us", 500.0)]);
+    let ticket = having(skilled(number, &[skill]), "ping", ping);
+    having(ticket, "mode", Value::Text(mode.to_owned()))
+}
+
+#[test]
+fn what_those_who_play_break_already_keeps_nobody_away_who_is_between_them() {
+    let mut world = World::new(RELAXING);
+    let playing = vec![
+        relaxed(101, 0.0, "a", 150.0),
+        relaxed(102, 350.0, "b", 20.0),
+    ];
+    let open = Body::Backfill(Backfill {
+        sides: vec![(name("players"), playing)],
+        venue: Some(eu(None)),
+        ..running(0, Vec::new(), Vec::new())
+    });
+    world.apply(open).unwrap();
+    for (number, other) in (1..).zip([
+        (360.0, "a", 20.0),
+        (-1.0, "a", 20.0),
+        (175.0, "c", 20.0),
+        (175.0, "a", 151.0),
+    ]) {
+        let (skill, mode, eu) = other;
+        world.submit(relaxed(number, skill, mode, eu)).unwrap();
+        assert!(world.events().is_empty(), "{other:?}");
+        world.apply(Body::Cancelled(id(number))).unwrap();
+    }
+    world.submit(relaxed(8, 175.0, "b", 140.0)).unwrap();
+    assert_eq!(world.matched(), [["u8"]]);
+    world.submit(relaxed(9, 5.0, "a", 20.0)).unwrap();
+    assert_eq!(world.matched(), [["u9"]], "nor after the first");
+}
+
+#[test]
+fn where_nobody_reaches_all_who_play_nobody_need_reach_those_who_join() {
+    let mut world = World::new(PLACED);
+    let playing = vec![
+        at(solo(101), 20.0, 20.0, Reach::Symmetric),
+        at(solo(102), 20.0, 20.0, Reach::Symmetric),
+    ];
+    let open = Body::Backfill(Backfill {
+        sides: vec![(name("players"), playing)],
+        venue: Some(eu(Some("u101"))),
+        ..running(0, Vec::new(), Vec::new())
+    });
+    world.apply(open).unwrap();
+    let newcomer = at(solo(1), 20.0, 20.0, Reach::PortRestricted);
+    world.submit(newcomer).unwrap();
+    assert_eq!(world.step()[0].host, Some(user("u101")));
+}

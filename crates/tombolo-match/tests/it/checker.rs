@@ -189,9 +189,17 @@ impl Plan {
         for (side, running) in whole.sides.iter_mut().zip(running) {
             side.parties.extend(running.iter().map(Known::party));
         }
-        self.check_teams(&whole, now, &tickets, &mut wrong);
-        self.check_host(formed, now, &tickets, &mut wrong);
-        wrong.extend(self.discord(&tickets, now).into_iter().map(str::to_owned));
+        let playing: Vec<&Known> = running.iter().flatten().collect();
+        self.check_teams(&whole, now, &tickets, running, &mut wrong);
+        self.check_host(formed, now, &tickets, &playing, &mut wrong);
+        let region = venue.and_then(|venue| venue.region.as_ref());
+        let regions = match region {
+            Some(region) => vec![region.as_str()],
+            None => REGIONS.to_vec(),
+        };
+        let discord = self.discord(&tickets, now).into_iter();
+        let discord = discord.filter(|rule| !self.was_broken(rule, &playing, &tickets, &regions));
+        wrong.extend(discord.map(str::to_owned));
         if let Some(venue) = venue
             && (&venue.region, &venue.host) != (&formed.region, &formed.host)
         {
@@ -202,7 +210,9 @@ impl Plan {
             let max = self.strictest(&tickets, now, |waited| self.latency_at(waited));
             let region = formed.region.as_ref().map(|region| region.as_str());
             let worst = region.map(|region| worst(&tickets, region));
-            if worst.is_none_or(|worst| max.is_some_and(|max| worst > max)) {
+            let played = region.filter(|_| !playing.is_empty());
+            let played = played.map_or(0.0, |region| self::worst(&playing, region));
+            if worst.is_none_or(|worst| max.is_some_and(|max| worst > max.max(played))) {
                 wrong.push(format!("region {region:?} has {worst:?}"));
             }
             let best = REGIONS.iter().map(|region| self::worst(&tickets, region));
@@ -285,7 +295,63 @@ impl Plan {
         wrong
     }
 
-    fn check_teams(&self, formed: &Formed, now: u64, tickets: &[&Known], wrong: &mut Vec<String>) {
+    /// Whether those who play break a rule already, and those who join them are no further off.
+    fn was_broken(&self, rule: &str, playing: &[&Known], all: &[&Known], regions: &[&str]) -> bool {
+        if playing.is_empty() {
+            return false;
+        }
+        let least = |tickets: &[&Known]| {
+            let regions = regions.iter().map(|region| worst(tickets, region));
+            regions.fold(f64::INFINITY, f64::min)
+        };
+        let ends = |tickets: &[&Known]| {
+            let skills = tickets.iter().map(|known| self.skill(&known.ticket));
+            skills.fold((f64::MAX, f64::MIN), |(low, high), skill| {
+                (low.min(skill), high.max(skill))
+            })
+        };
+        let (before, after) = (ends(playing), ends(all));
+        let harder = |tickets: &[&Known]| {
+            let players = tickets.iter().flat_map(|known| &known.ticket.players);
+            players.map(|player| player.reach.rank()).max()
+        };
+        match rule {
+            "distance" => after.1 - after.0 <= before.1 - before.0,
+            "range" => {
+                let (from, to, _) = self.range.unwrap();
+                let off = |(low, high): (f64, f64)| (from - low).max(high - to);
+                off(after) <= off(before)
+            }
+            "equal" => {
+                let is_known = |known: &&&Known| {
+                    let mut playing = playing.iter();
+                    playing.any(|other| mode(&other.ticket) == mode(&known.ticket))
+                };
+                all.iter().filter(is_known).count() == all.len()
+            }
+            "overlap" => self.common(all).len() >= self.common(playing).len(),
+            "latency" => least(all) <= least(playing),
+            "connectivity" => !is_mesh(playing) && harder(all) <= harder(playing),
+            _ => false,
+        }
+    }
+
+    fn common<'t>(&self, tickets: &[&'t Known]) -> BTreeSet<&'t String> {
+        let mut maps = tickets.iter().map(|known| self.maps(&known.ticket));
+        let first = maps.next().unwrap_or_default();
+        maps.fold(first, |common, maps| {
+            common.intersection(&maps).copied().collect()
+        })
+    }
+
+    fn check_teams(
+        &self,
+        formed: &Formed,
+        now: u64,
+        tickets: &[&Known],
+        running: &[Vec<Known>],
+        wrong: &mut Vec<String>,
+    ) {
         let mut values = Vec::new();
         let oldest = tickets.iter().map(|known| known.since).min().unwrap_or(now);
         let mut all = 0;
@@ -357,7 +423,15 @@ impl Plan {
         let gap = values.iter().fold(f64::MIN, |a, b| a.max(*b))
             - values.iter().fold(f64::MAX, |a, b| a.min(*b));
         let most = self.strictest(tickets, now, |waited| self.balance_at(waited));
-        if most.is_some_and(|max| gap > max + 1e-9) {
+        let before = running.iter().map(|side| self.mean(side));
+        let before = before.collect::<Option<Vec<_>>>();
+        let is_mean = self.balance.is_some_and(|balance| !balance.is_sum);
+        let before = before.filter(|before| !before.is_empty() && is_mean);
+        let before = before.map_or(0.0, |means| {
+            means.iter().fold(f64::MIN, |a, b| a.max(*b))
+                - means.iter().fold(f64::MAX, |a, b| a.min(*b))
+        });
+        if most.is_some_and(|max| gap > max.max(before) + 1e-9) {
             wrong.push(format!("teams differ by {gap}"));
         }
     }
@@ -365,7 +439,14 @@ impl Plan {
 
 impl Plan {
     /// Whether the match has one who reaches all who are not of its party, when that is asked.
-    fn check_host(&self, formed: &Formed, now: u64, tickets: &[&Known], wrong: &mut Vec<String>) {
+    fn check_host(
+        &self,
+        formed: &Formed,
+        now: u64,
+        tickets: &[&Known],
+        playing: &[&Known],
+        wrong: &mut Vec<String>,
+    ) {
         let is_asked = self.strictest(tickets, now, |waited| {
             let direct = self.direct.filter(|direct| direct.is_by_host)?;
             direct.off.is_none_or(|off| waited < off).then_some(0.0)
@@ -373,18 +454,28 @@ impl Plan {
         if is_asked.is_none() {
             return;
         }
-        let host = tickets.iter().find_map(|known| {
-            let mut players = known.ticket.players.iter();
-            let host = players.find(|player| Some(&player.user) == formed.host.as_ref())?;
-            Some((known.ticket.id, host.reach))
-        });
-        let others = |party| {
-            let others = tickets.iter().filter(move |known| known.ticket.id != party);
-            others.flat_map(|known| &known.ticket.players)
+        let reaches = |host: &Player, tickets: &[&Known]| {
+            let others = tickets
+                .iter()
+                .filter(|known| !known.ticket.players.contains(host));
+            let mut others = others.flat_map(|known| &known.ticket.players);
+            others.all(|other| direct(host.reach, other.reach))
         };
-        let is_reached = host
-            .is_some_and(|(party, reach)| others(party).all(|other| direct(reach, other.reach)));
-        if !is_reached {
+        let players = |tickets: &[&'_ Known]| -> Vec<Player> {
+            let players = tickets.iter().flat_map(|known| &known.ticket.players);
+            players.cloned().collect()
+        };
+        let host = players(tickets)
+            .into_iter()
+            .find(|player| Some(&player.user) == formed.host.as_ref());
+        let was_host = host.as_ref().filter(|host| players(playing).contains(host));
+        let was_reached = playing.is_empty()
+            || match was_host {
+                Some(host) => reaches(host, playing),
+                None => players(playing).iter().any(|host| reaches(host, playing)),
+            };
+        let is_reached = host.is_some_and(|host| reaches(&host, tickets));
+        if was_reached && !is_reached {
             wrong.push(format!("{:?} does not reach all", formed.host));
         }
     }
@@ -473,6 +564,17 @@ impl Plan {
         let steps = self.fewer.iter().filter(|_| team == 0);
         let mut due = steps.filter(|(after, _)| *after <= waited);
         due.next_back().map_or(min, |(_, fewest)| *fewest)
+    }
+
+    /// What a team's users have on average; `None` without any.
+    fn mean(&self, side: &[Known]) -> Option<f64> {
+        let skills = side.iter().flat_map(|known| {
+            let merged = self.skill(&known.ticket);
+            let players = known.ticket.players.iter();
+            players.map(move |player| said(player, "skill").unwrap_or(merged))
+        });
+        let skills: Vec<f64> = skills.collect();
+        (!skills.is_empty()).then(|| skills.iter().sum::<f64>() / skills.len() as f64)
     }
 
     /// A party's skill: of users who say nothing it is 50.
