@@ -8,7 +8,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
-use tombolo_wire::frame::{self, DecodeError, FRAME_BYTES_MAX};
+use tombolo_wire::frame::{self, DecodeError, FRAME_BYTES_MAX, SERVER_FRAME_BYTES_MAX};
 use tombolo_wire::v1::ServerFrame;
 
 use crate::transport::{Farewell, FrameReceiver, FrameSender, ReceiveError, Received, SendError};
@@ -20,7 +20,7 @@ pub(crate) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
         .max_frame_size(MESSAGE_BYTES_MAX)
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(WRITE_BYTES)
-        .max_write_buffer_size(WRITE_BYTES + 2 * FRAME_BYTES_MAX)
+        .max_write_buffer_size(WRITE_BYTES + 2 * SERVER_FRAME_BYTES_MAX)
 }
 
 pub(crate) fn split(

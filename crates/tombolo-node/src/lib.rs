@@ -66,9 +66,9 @@ pub use tombolo_gateway::{ApiKey, Scope};
 pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
     FieldClass, FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,
-    JoinQuestion, Marking, MatchName, MatchPlayer, MatchPool, MatchPoolError, MatchReach,
-    MatchTicket, MatchTicketId, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply,
-    RoomTick, Services, Sight, Subject, Verdict, Work,
+    JoinQuestion, Marking, MatchName, MatchPlayer, MatchPool, MatchReach, MatchTicket,
+    MatchTicketId, MatchValue, MemberMessage, NamedOperation, NewRoom, Reject, Reply, RoomTick,
+    Services, Sight, Subject, Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookStats};

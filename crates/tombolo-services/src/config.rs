@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tombolo_wire::frame::FRAME_BYTES_MAX;
+use tombolo_wire::frame::SERVER_FRAME_BYTES_MAX;
 use tombolo_wire::resend::Limits;
 use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
@@ -203,7 +203,7 @@ pub struct Pace {
 }
 
 /// Most members of a room: `Joined` names all of them in one frame.
-pub const ROOM_MEMBERS_MAX: u32 = 512;
+pub const ROOM_MEMBERS_MAX: u32 = 1024;
 
 /// The longest name, two keys, and what the encoding adds to them.
 const MEMBER_BYTES_MAX: usize = 3 + (2 + USER_BYTES_MAX) + 2 + 2 * (2 + 32);
@@ -215,7 +215,7 @@ const JOINED_BYTES_MAX: usize = ROOM_BYTES_MAX + 64;
 pub(crate) const FIELD_BATCH_BYTES_MAX: usize = 1100;
 
 const _: () = assert!(
-    ROOM_MEMBERS_MAX as usize * MEMBER_BYTES_MAX + JOINED_BYTES_MAX <= FRAME_BYTES_MAX
+    ROOM_MEMBERS_MAX as usize * MEMBER_BYTES_MAX + JOINED_BYTES_MAX <= SERVER_FRAME_BYTES_MAX
         && ROOM_MEMBERS_MAX <= tombolo_room::MEMBERS_MAX
 );
 

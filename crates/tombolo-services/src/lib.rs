@@ -126,7 +126,7 @@ pub use kept::requests::{
     ANSWER_BYTES_MAX, Begun as BegunRequest, REQUESTS_KEPT, RequestAnswer, RequestName,
     RequestRefusal,
 };
-pub use matchmaker::{MatchPool, MatchPoolError, PoolInfo, PoolObstacle, PoolWhy};
+pub use matchmaker::{MatchPool, PoolInfo, PoolObstacle, PoolWhy};
 pub use operate::{NodeRecord, NodeState, Page, RoomInfo, SessionInfo};
 pub use reject::Reject;
 pub use relay::RelayHook;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 use tombolo_engine::KeyError;
-use tombolo_match::{Name, Rules, RulesError};
+use tombolo_match::{Name, PLAYERS_MAX, Rules, RulesError};
 use tombolo_room::SessionId;
 use tombolo_wire::{NodeId, UserId};
 
@@ -48,28 +48,13 @@ pub struct MatchPool {
     digest: String,
 }
 
-/// Why a text is no pool that a node can serve.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MatchPoolError {
-    /// It is no set of rules.
-    #[error(transparent)]
-    Rules(#[from] RulesError),
-    /// Its matches would not fit into rooms.
-    #[error("a match of {players} users has no place in a room, which takes {ROOM_MEMBERS_MAX}")]
-    Players {
-        /// The most of a match.
-        players: u32,
-    },
-}
-
 impl MatchPool {
     /// Reads a pool's rules: JSON when the text begins with a brace, else TOML.
     ///
     /// # Errors
     /// With the place of the first mistake.
-    pub fn parse(text: &str) -> Result<Self, MatchPoolError> {
-        Self::new(Rules::parse(text)?, text)
+    pub fn parse(text: &str) -> Result<Self, RulesError> {
+        Ok(Self::new(Rules::parse(text)?, text))
     }
 
     /// Reads pools out of the tables of an array of a larger document in TOML, such as `[[pool]]` in a node's
@@ -77,22 +62,18 @@ impl MatchPool {
     ///
     /// # Errors
     /// With the place of the first mistake in the whole document.
-    pub fn parse_tables(text: &str, key: &str) -> Result<Vec<Self>, MatchPoolError> {
+    pub fn parse_tables(text: &str, key: &str) -> Result<Vec<Self>, RulesError> {
         let tables = Rules::parse_tables(text, key)?.into_iter();
-        tables
+        Ok(tables
             .map(|(rules, text)| Self::new(rules, &text))
-            .collect()
+            .collect())
     }
 
-    fn new(rules: Rules, text: &str) -> Result<Self, MatchPoolError> {
-        let players = rules.shape.players_max();
-        if players > ROOM_MEMBERS_MAX {
-            return Err(MatchPoolError::Players { players });
-        }
+    fn new(rules: Rules, text: &str) -> Self {
         let digest = Sha256::digest(text.as_bytes());
         let digest = digest.iter().take(DIGEST_BYTES);
         let digest = digest.map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { rules, digest })
+        Self { rules, digest }
     }
 
     /// What it is called.
@@ -181,3 +162,6 @@ type Devices = BTreeSet<(UserId, SessionId)>;
 
 /// As much of a digest as tells rules apart.
 const DIGEST_BYTES: usize = 8;
+
+// The users of each match have a place in its room.
+const _: () = assert!(PLAYERS_MAX <= ROOM_MEMBERS_MAX);

@@ -9,14 +9,20 @@ use prost::Message;
 
 use crate::v1::{ClientFrame, ErrorCode, ServerFrame};
 
-/// Largest encoded frame, in bytes, without its length.
+/// Largest encoded frame of a device, in bytes, without its length.
 pub const FRAME_BYTES_MAX: usize = 96 * 1024;
+
+/// The same of a node: it names all members of a large room in one.
+pub const SERVER_FRAME_BYTES_MAX: usize = 160 * 1024;
 
 /// Largest encoded frame in a datagram, in bytes.
 pub const DATAGRAM_BYTES_MAX: usize = 1360;
 
 /// What both directions' frames have in common.
 pub trait Frame: Message + Default + Clone {
+    /// Largest encoded one, in bytes, without its length.
+    const BYTES_MAX: usize;
+
     /// Position in the sender's reliable sequence; 0 when never repeated.
     fn seq(&self) -> u64;
     /// Gives the frame its position.
@@ -28,8 +34,10 @@ pub trait Frame: Message + Default + Clone {
 }
 
 macro_rules! frame {
-    ($name:ident) => {
+    ($name:ident, $bytes_max:ident) => {
         impl Frame for $name {
+            const BYTES_MAX: usize = $bytes_max;
+
             fn seq(&self) -> u64 {
                 self.seq
             }
@@ -49,17 +57,17 @@ macro_rules! frame {
     };
 }
 
-frame!(ClientFrame);
-frame!(ServerFrame);
+frame!(ClientFrame, FRAME_BYTES_MAX);
+frame!(ServerFrame, SERVER_FRAME_BYTES_MAX);
 
 /// Appends the frame with its length.
 ///
 /// # Errors
-/// When the frame is larger than [`FRAME_BYTES_MAX`]; nothing is appended then.
+/// When the frame is larger than [`Frame::BYTES_MAX`]; nothing is appended then.
 pub fn write<F: Frame>(frame: &F, stream: &mut BytesMut) -> Result<(), EncodeError> {
-    let bytes = fitting(frame, FRAME_BYTES_MAX)?;
+    let bytes = fitting(frame, F::BYTES_MAX)?;
     stream.reserve(LENGTH_BYTES + bytes);
-    // Nothing is cut: `FRAME_BYTES_MAX` is far below 4 GiB.
+    // Nothing is cut: `BYTES_MAX` is far below 4 GiB.
     stream.put_u32(bytes as u32);
     frame.encode_raw(stream);
     Ok(())
@@ -68,9 +76,9 @@ pub fn write<F: Frame>(frame: &F, stream: &mut BytesMut) -> Result<(), EncodeErr
 /// Encodes the frame to stand alone, as in a WebSocket message.
 ///
 /// # Errors
-/// When the frame is larger than [`FRAME_BYTES_MAX`].
+/// When the frame is larger than [`Frame::BYTES_MAX`].
 pub fn encode<F: Frame>(frame: &F) -> Result<Bytes, EncodeError> {
-    fitting(frame, FRAME_BYTES_MAX)?;
+    fitting(frame, F::BYTES_MAX)?;
     Ok(Bytes::from(frame.encode_to_vec()))
 }
 
@@ -89,9 +97,9 @@ pub fn encode_datagram<F: Frame>(frame: &F) -> Result<Bytes, EncodeError> {
 /// Decodes a frame that stands alone. The payloads in it share `bytes`' memory.
 ///
 /// # Errors
-/// When it is larger than [`FRAME_BYTES_MAX`] or no such frame.
+/// When it is larger than [`Frame::BYTES_MAX`] or no such frame.
 pub fn decode<F: Frame>(bytes: Bytes) -> Result<F, DecodeError> {
-    if bytes.len() > FRAME_BYTES_MAX {
+    if bytes.len() > F::BYTES_MAX {
         return Err(DecodeError::TooLarge);
     }
     F::decode(bytes).map_err(|_| DecodeError::Malformed)
@@ -134,13 +142,13 @@ impl Decoder {
     /// was taken and more is needed.
     ///
     /// # Errors
-    /// When a length is above [`FRAME_BYTES_MAX`] or the bytes are no such frame.
+    /// When a length is above [`Frame::BYTES_MAX`] or the bytes are no such frame.
     pub fn decode<F: Frame>(&mut self, input: &mut Bytes) -> Result<Option<F>, DecodeError> {
         if !self.take(input, LENGTH_BYTES) {
             return Ok(None);
         }
         let length = (&self.unfinished[..LENGTH_BYTES]).get_u32() as usize;
-        if length > FRAME_BYTES_MAX {
+        if length > F::BYTES_MAX {
             return Err(DecodeError::TooLarge);
         }
 

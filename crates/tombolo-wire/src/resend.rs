@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::frame::{FRAME_BYTES_MAX, Frame};
+use crate::frame::Frame;
 
 /// How long a received reliable frame may wait for an acknowledgement: one that goes by itself costs as
 /// much as a frame, so it is worth waiting for others, or for a frame that carries it.
@@ -114,7 +114,7 @@ impl<F: Frame> Outbox<F> {
         let seq = self.last() + 1;
         frame.set_seq(seq);
         let bytes = frame.encoded_len();
-        if bytes > FRAME_BYTES_MAX - ACK_BYTES_MAX {
+        if bytes > F::BYTES_MAX - ACK_BYTES_MAX {
             return Err(Overflow::Frame { bytes });
         }
         if self.unacked.len() >= limits.frames_max {
@@ -310,7 +310,7 @@ pub enum Receipt {
 /// A frame does not fit into an [`Outbox`] any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Overflow {
-    /// The frame is larger than [`FRAME_BYTES_MAX`]: it can never be sent.
+    /// The frame is larger than [`Frame::BYTES_MAX`]: it can never be sent.
     #[error("a frame of {bytes} bytes is larger than any connection carries")]
     Frame {
         /// The frame's encoded size.

@@ -325,8 +325,8 @@ async fn open_websocket(
         .await
         .map_err(|e| failed(&e))?;
     let mut limits = WebSocketConfig::default();
-    limits.max_message_size = Some(frame::FRAME_BYTES_MAX);
-    limits.max_frame_size = Some(frame::FRAME_BYTES_MAX);
+    limits.max_message_size = Some(frame::SERVER_FRAME_BYTES_MAX);
+    limits.max_frame_size = Some(frame::SERVER_FRAME_BYTES_MAX);
     let uri = format!("wss://{}{WEBSOCKET_PATH}", url.authority());
     let (socket, _) = tokio_tungstenite::client_async_with_config(uri, stream, Some(limits))
         .await

@@ -942,16 +942,43 @@ async fn a_full_pool_says_so() {
     );
 }
 
-#[test]
-fn a_pool_whose_matches_fit_into_no_room_is_refused_with_the_reason() {
-    let text = "name = \"p\"\nplayers = { min = 2, max = 600 }";
-    let error = MatchPool::parse(text).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a match of 600 users has no place in a room, which takes 512"
-    );
-    let error = MatchPool::parse("name = \"p\"\nplayers = { min = 3, max = 2 }").unwrap_err();
-    assert!(error.to_string().starts_with("line 2, column"), "{error}");
+#[tokio::test(start_paused = true)]
+async fn a_thousand_users_find_one_match_and_meet_in_its_room() {
+    const COUNT: u32 = 1000;
+    let lab = lab_with(|config| {
+        let crowd = "name = \"crowd\"\nplayers = { min = 1000, max = 1000 }";
+        config.pools.push(MatchPool::parse(crowd).unwrap());
+    });
+    let mut devices = Vec::new();
+    for number in 0..COUNT {
+        // The longest names that there may be.
+        let user = format!("{number:04}-{:059}", 0);
+        let mut device = seeker(&lab, &user).await;
+        submit(&mut device, "crowd", number, &[(&user, 0.0)])
+            .await
+            .unwrap();
+        devices.push(device);
+    }
+    let mut rooms = BTreeSet::new();
+    for device in &mut devices {
+        let found = found(device).await;
+        assert_eq!(users(&found).len(), COUNT as usize);
+        rooms.insert(found.room);
+    }
+    assert_eq!(rooms.len(), 1);
+    let room = rooms.first().unwrap();
+    let mut joined = Vec::new();
+    for device in &mut devices {
+        joined.push(
+            device
+                .join(room, JoinMode::Join)
+                .await
+                .unwrap()
+                .members
+                .len(),
+        );
+    }
+    assert_eq!(joined, (1..=COUNT as usize).collect::<Vec<_>>());
 }
 
 /// Reads a pool's log by itself, and counts.

@@ -6,7 +6,7 @@ use tombolo_engine::{Expect, Key, Local, LocalConfig, Log as _, Purpose, TailEve
 use tombolo_room::{
     Act, Actor, Audience, Body, Entry, HISTORY_BYTES_MAX, OperationId, Settings, Time,
 };
-use tombolo_wire::frame::FRAME_BYTES_MAX;
+use tombolo_wire::frame::SERVER_FRAME_BYTES_MAX;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, request, response, room_act};
 
 use crate::lab::{Device, Lab, UNIX_NOW, members};
@@ -236,7 +236,7 @@ async fn ice_servers_are_refreshed_on_request() {
 async fn an_answer_that_no_connection_carries_fails_its_request_and_not_the_session() {
     let lab = Lab::new();
     let mut alice = lab.device("alice").await;
-    *lab.relay.urls.lock().unwrap() = vec!["u".repeat(FRAME_BYTES_MAX)];
+    *lab.relay.urls.lock().unwrap() = vec!["u".repeat(SERVER_FRAME_BYTES_MAX)];
     let id = alice.request(Some(request::Kind::IceServers(
         v1::RefreshIceServers::default(),
     )));

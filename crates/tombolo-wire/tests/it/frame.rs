@@ -85,6 +85,22 @@ fn a_hostile_length_is_refused_before_any_of_it_is_kept() {
 }
 
 #[test]
+fn a_node_may_say_more_in_one_frame_than_a_device() {
+    let name = "u".repeat(FRAME_BYTES_MAX);
+    let welcome = v1::ServerFrame {
+        body: Some(v1::server_frame::Body::Response(v1::Response {
+            result: Some(v1::response::Result::Left(v1::Left { room: name })),
+            ..v1::Response::default()
+        })),
+        ..v1::ServerFrame::default()
+    };
+    let bytes = encode(&welcome).unwrap();
+    assert_eq!(decode(bytes.clone()), Ok(welcome));
+    let as_device = decode::<v1::ClientFrame>(bytes);
+    assert_eq!(as_device, Err(DecodeError::TooLarge));
+}
+
+#[test]
 fn every_truncation_of_a_frame_is_a_frame_or_an_error_but_never_a_panic() {
     for frame in frames() {
         let bytes = encode(&frame).unwrap();
