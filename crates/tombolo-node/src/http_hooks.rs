@@ -43,6 +43,8 @@ pub(crate) struct HttpHooks {
     asked: AtomicU64,
     server: RwLock<Arc<Server>>,
     slots: Arc<Slots>,
+    /// Of commands: however slow the game is with them, people get into rooms.
+    command_slots: Arc<Slots>,
     counters: Counters,
     failures: Lost,
 }
@@ -72,6 +74,7 @@ impl HttpHooks {
             asked: AtomicU64::new(0),
             server: RwLock::new(Arc::new(server)),
             slots: Arc::default(),
+            command_slots: Arc::default(),
             counters: Counters::default(),
             failures: Lost::default(),
         }
@@ -129,7 +132,11 @@ impl HttpHooks {
         question: HookQuestion,
         about: About<'_>,
     ) -> Result<Answer, HookOutcome> {
-        let slot = self.slots.take(user, server.config.requests_max);
+        let slots = match question {
+            HookQuestion::Command => &self.command_slots,
+            HookQuestion::Join | HookQuestion::Ticket | HookQuestion::Field => &self.slots,
+        };
+        let slot = slots.take(user, server.config.requests_max);
         let _slot = slot.ok_or(HookOutcome::Overloaded)?;
         let question = Question {
             question: question.as_str(),

@@ -22,8 +22,8 @@ pub struct HttpHooksConfig {
     /// How long an answer may take, connecting included. 2 s by default, and never longer than
     /// [`HttpHooksConfig::TIMEOUT_MAX`].
     pub timeout: Duration,
-    /// Questions under way at once, each of which may take a connection; further ones are refused. 256 by
-    /// default. One user has a quarter of them at most, or 32 where that is more.
+    /// Questions under way at once, and as many commands beside them, each of which may take a connection; further
+    /// ones are refused. 256 by default. One user has a quarter of them at most, or 32 where that is more.
     pub requests_max: usize,
 }
 

@@ -355,6 +355,26 @@ async fn who_asks_while_as_many_are_asked_about_as_may_be_is_refused_at_once() {
         .expect("the place is free again");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_take_long_keep_nobody_out_of_a_room() {
+    let mut game = Game::start(|question| match question["question"].as_str() {
+        Some("command") => Does::Sends(String::new()),
+        _ => Does::Says(json!({"allow": true})),
+    })
+    .await;
+    let mut one = game.config(&[HookQuestion::Join, HookQuestion::Command]);
+    one.requests_max = 1;
+    let node = start(builder(one)).await;
+    let mut alice = caller(&node, "alice").await;
+    let mut bob = caller(&node, "bob").await;
+    alice.ask(command("slow", b"")).await;
+    game.asked().await;
+    let refused = replied(&mut bob, command("slow", b"")).await;
+    assert_eq!(refused.expect_err("one at a time").0, ErrorCode::Limit);
+    let joined = bob.answer(join("lobby")).await;
+    joined.expect("that is another question");
+}
+
 /// Code in the process that knows one command, one room, and how devices are marked.
 struct Own {
     seen: Arc<Mutex<Vec<u64>>>,
