@@ -1,5 +1,7 @@
 //! The task behind a link: introduces, connects, then keeps the link on its best path.
 
+mod introducing;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use noq::{ConnectionId, PathId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tombolo_path::{
-    AddPeerError, Candidate, CandidateKind, Credentials, PeerConfig, PeerId, Policy,
-};
-use tombolo_wire::v1;
+use tombolo_path::{AddPeerError, Credentials, PeerConfig, PeerId, Policy};
 use tombolo_wire::{PublicKeys, UserId};
 
 use super::again::RelayNews;
-use super::introduction::{Introduction, write_candidate};
-use super::message::{FIRST_MESSAGES_MAX, decode_first, encode_first};
-use super::nat;
+use super::introduction::Introduction;
 use super::paths::Paths;
 use super::rouse::Rouser;
 use super::window::{Window, window_beside};
@@ -27,17 +24,12 @@ use super::{
 use crate::keys::{Accepted, Keys, PublicKey};
 use crate::links::Meeting;
 use crate::net::{Net, RouteNow, virtual_of};
-use crate::seal::{self, Binding, PLAIN_BYTES_MAX};
-use crate::session::{Command, Handle};
+use crate::session::Handle;
 
 /// Why a link ends in whose place there is another one.
 pub(crate) const REPLACED: &str = "replaced by a newer link";
 /// Why a link ends that was closed, and whose peer did not take what was sent.
 const UNDELIVERED: &str = "closed before all that was sent had been delivered";
-/// The peer must answer an introduction within this time: less than its handshake may take, so that it knows what
-/// is told again.
-const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(15);
-const _: () = assert!(INTRODUCTION_TIMEOUT.as_secs() < HANDSHAKE_TIMEOUT.as_secs());
 /// QUIC says goodbye, and says it again to a peer that still talks, within this time.
 const GOODBYE: Duration = Duration::from_millis(300);
 /// A link that is replaced ends within this time.
@@ -239,134 +231,6 @@ impl Driver {
         for predecessor in config.predecessors.drain(..) {
             // One that does not end in time loses its addresses to nobody: they are shared.
             _ = tokio::time::timeout(PREDECESSOR_TIMEOUT, predecessor.wait()).await;
-        }
-    }
-
-    /// Sends our introduction; returns the keys for which first messages were sealed.
-    async fn introduce(&mut self) -> Option<PublicKeys> {
-        let expected = self.config.expected_keys;
-        let early = self.seal_first(expected);
-        let sealed_for = early.is_some().then_some(expected);
-        self.sealed = early.unwrap_or_default();
-        self.news.mark_told();
-        let introduce = self.introduce_by(self.introduction());
-        // A session that is over shows by the missing answer.
-        _ = self.config.shop.session.command(introduce).await;
-        sealed_for
-    }
-
-    fn introduction(&self) -> v1::Introduction {
-        let keys = &self.config.shop.keys;
-        let candidates = self.config.shop.net.candidates();
-        let nat = self.config.shop.net.nat();
-        let may_be_told = |candidate: &&Candidate| match self.config.policy {
-            Policy::Any => true,
-            Policy::Relay => candidate.kind == CandidateKind::Relayed,
-            Policy::Direct => candidate.kind != CandidateKind::Relayed,
-        };
-        v1::Introduction {
-            attempt: self.attempt,
-            answers: self.remote_attempt,
-            keys: Some((&keys.public()).into()),
-            ufrag: self.credentials.ufrag.clone(),
-            password: self.credentials.password.clone(),
-            candidates: candidates
-                .iter()
-                .filter(may_be_told)
-                .filter_map(write_candidate)
-                .collect(),
-            early: self.sealed.clone(),
-            update: false,
-            nat: nat.map(|report| nat::to_wire(report.behaviour())),
-        }
-    }
-
-    fn introduce_by(&self, introduction: v1::Introduction) -> Command {
-        let meeting = self.config.meeting.borrow();
-        Command::Introduce(meeting.introduce(&self.config.user, introduction))
-    }
-
-    /// Tells the peer by which relay this device is reached now; later, when the session has no place for that: the
-    /// link has other things to do than wait for it.
-    fn tell_relay(&mut self) {
-        let mut introduction = self.introduction();
-        introduction.update = true;
-        let introduce = self.introduce_by(introduction);
-        if !self.config.shop.session.command_now(introduce) {
-            self.news.put_off();
-        }
-    }
-
-    fn seal_first(&self, receiver: PublicKeys) -> Option<Bytes> {
-        let first = &self.first;
-        // What may not take the relay waits for the direct path.
-        let may_take_relay = self.config.policy != Policy::Direct;
-        if !may_take_relay || first.is_empty() || first.len() > FIRST_MESSAGES_MAX {
-            return None;
-        }
-        let plain = encode_first(first.iter().map(|first| (first.lane, &first.payload)));
-        if plain.len() > PLAIN_BYTES_MAX {
-            return None;
-        }
-        let keys = &self.config.shop.keys;
-        let binding = Binding {
-            attempt: self.attempt,
-            sender: keys.identity,
-            receiver: PublicKey(receiver.identity),
-        };
-        match seal::seal(keys, &receiver.seal, &binding, &plain) {
-            Ok(sealed) => Some(sealed.into()),
-            Err(error) => {
-                tracing::warn!(%error, "first messages not sealed: they go over the link");
-                None
-            }
-        }
-    }
-
-    async fn remote_introduction(&mut self) -> Result<Introduction, Reason> {
-        if let Some(remote) = self.config.answers.take() {
-            return Ok(remote);
-        }
-        let deadline = tokio::time::sleep(INTRODUCTION_TIMEOUT);
-        tokio::pin!(deadline);
-        loop {
-            tokio::select! {
-                remote = self.introductions.recv() => {
-                    let gone = || "replaced by a newer link, or the device is closed".to_owned();
-                    return remote.ok_or_else(gone);
-                }
-                () = self.news.is_due_again() => drop(self.introduce().await),
-                Some(reason) = self.end.recv() => return Err(reason),
-                () = &mut deadline => {
-                    return Err("the peer did not answer the introduction within 15 s".to_owned());
-                }
-            }
-        }
-    }
-
-    async fn receive_first(&self, remote: &Introduction) {
-        if remote.early.is_empty() {
-            return;
-        }
-        let keys = &self.config.shop.keys;
-        let binding = Binding {
-            attempt: remote.attempt,
-            sender: PublicKey(remote.keys.identity),
-            receiver: keys.identity,
-        };
-        let messages = seal::open(keys, &remote.keys.seal, &binding, &remote.early)
-            .and_then(|plain| decode_first(plain.into()));
-        match messages {
-            Some(messages) => {
-                for message in messages {
-                    let received = Received {
-                        message,
-                        _share: None,
-                    };
-                    _ = self.ends.messages.send(received).await;
-                }
-            }
-            None => tracing::warn!(user = %self.config.user, "first messages cannot be opened"),
         }
     }
 
@@ -615,64 +479,4 @@ pub(crate) fn transport_config() -> noq::TransportConfig {
     config.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     config.max_concurrent_bidi_streams(0u8.into());
     config
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::sync::oneshot;
-    use tombolo_wire::RoomId;
-
-    use super::*;
-    use crate::device::bind_endpoint;
-
-    /// What a link needs, and the session's end of its commands, of which so many may wait.
-    async fn config(commands_max: usize) -> (LinkConfig, mpsc::Receiver<Command>) {
-        let keys = Arc::new(Keys::generate().unwrap());
-        let accepted = Accepted::default();
-        let net = Net::bind(true).await.unwrap();
-        let endpoint = bind_endpoint(&net, &keys, accepted.clone()).unwrap();
-        let (session, commands) = Handle::pair(commands_max);
-        let config = LinkConfig {
-            meeting: watch::channel(Meeting::Room(RoomId::parse("r").unwrap())).1,
-            user: UserId::parse("bob").unwrap(),
-            expected_keys: Keys::generate().unwrap().public(),
-            policy: Policy::Any,
-            first: Vec::new(),
-            answers: None,
-            predecessors: Vec::new(),
-            delivering: Vec::new(),
-            shop: Shop {
-                net,
-                rouser: Arc::new(Rouser::new(endpoint.clone())),
-                endpoint,
-                keys,
-                accepted,
-                session,
-            },
-        };
-        (config, commands)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_link_tells_later_what_its_session_has_no_place_for_and_does_not_wait() {
-        let (config, mut commands) = config(1).await;
-        let session = config.shop.session.clone();
-        assert!(session.command_now(Command::Close(oneshot::channel().0)));
-        let (_peer, _inputs, mut driver) = Driver::new(config).unwrap();
-        driver.sealed = Bytes::from_static(b"first messages");
-        driver.tell_relay();
-        assert!(matches!(commands.recv().await, Some(Command::Close(_))));
-        driver.news.is_due().await;
-        driver.tell_relay();
-        let Some(Command::Introduce(told)) = commands.recv().await else {
-            panic!("the peer is told");
-        };
-        assert_eq!((told.room.as_str(), told.to.as_str()), ("r", "bob"));
-        let introduction = told.introduction.unwrap();
-        assert!(introduction.update);
-        assert_eq!(
-            introduction.early, driver.sealed,
-            "the first one may be lost"
-        );
-    }
 }
