@@ -79,7 +79,7 @@ pub(crate) fn line_of_text(line: &str) -> io::Result<()> {
 pub(crate) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() {
+        if letter.is_control() || SEPARATORS.contains(&letter) || has_direction(letter) {
             printable.extend(letter.escape_debug());
         } else {
             printable.push(letter);
@@ -88,16 +88,27 @@ pub(crate) fn printable(text: &str) -> String {
     printable
 }
 
+/// Whether a letter turns the order around in which others are shown (UAX #9, explicit formatting and implicit marks).
+fn has_direction(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Lines and paragraphs end there, which are no control characters.
+const SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
+
 /// Writes why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     complain_of(&format!("{error:#}"));
 }
 
-/// Writes what is wrong to standard error; only where we quote a file it has several lines.
+/// Writes what is wrong to standard error, in one line: nodes and peers may have said some of it.
 pub(crate) fn complain_of(what: &str) {
-    let lines: Vec<_> = what.split('\n').map(printable).collect();
     // With standard error closed there is nobody to tell.
-    _ = writeln!(io::stderr().lock(), "tombolo: {}", lines.join("\n"));
+    _ = writeln!(io::stderr().lock(), "{}", complaint(what));
+}
+
+fn complaint(what: &str) -> String {
+    format!("tombolo: {}", printable(what))
 }
 
 /// Ends the process when standard output cannot be written to: whoever read it, as `head` does, has read enough.
@@ -143,5 +154,21 @@ mod tests {
         let printable = printable(said);
         assert!(!printable.chars().any(char::is_control), "{printable}");
         assert!(printable.ends_with("forged \"καφές\" ไทย é"), "{printable}");
+    }
+
+    #[test]
+    fn what_others_say_turns_no_line_around_nor_begins_one() {
+        for letter in "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2028}\u{2029}\u{2066}\u{2067}\u{2068}\u{2069}".chars() {
+            let escaped = printable(&format!("user{letter}txt.exe"));
+            assert_eq!(escaped, format!("user{}txt.exe", letter.escape_unicode()));
+        }
+        // Letters that are read from the right are shown so by themselves.
+        assert_eq!(printable("שלום"), "שלום");
+    }
+
+    #[test]
+    fn a_complaint_is_one_line() {
+        let said = complaint("refused: no\ntombolo: all is well\r\n");
+        assert_eq!(said, r"tombolo: refused: no\ntombolo: all is well\r\n");
     }
 }

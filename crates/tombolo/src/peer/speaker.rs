@@ -35,7 +35,7 @@ impl Speaker {
 
     /// Says on standard error what does not fit into events.
     pub(crate) fn complain(&self, what: &str) {
-        output::complain_of(&printable(what));
+        output::complain_of(what);
     }
 
     fn tell_person(&self, event: &Event) -> std::io::Result<()> {
