@@ -46,7 +46,8 @@ pub(crate) struct HttpHooks {
     /// Of commands: however slow the game is with them, people get into rooms.
     command_slots: Arc<Slots>,
     counters: Counters,
-    failures: Lost,
+    /// By their outcomes: an outage does not hide a mistake.
+    failures: [Lost; HookOutcome::ALL.len()],
 }
 
 /// The server, as the configuration has it now.
@@ -76,7 +77,7 @@ impl HttpHooks {
             slots: Arc::default(),
             command_slots: Arc::default(),
             counters: Counters::default(),
-            failures: Lost::default(),
+            failures: Default::default(),
         }
     }
 
@@ -117,9 +118,9 @@ impl HttpHooks {
         };
         self.counters.add(question, outcome);
         decided.unwrap_or_else(|failure| {
-            if let Some(count) = self.failures.count(Instant::now()) {
+            if let Some(count) = self.failures[failure as usize].count(Instant::now()) {
                 let (question, reason) = (question.as_str(), failure.as_str());
-                warn!(count, question, reason, "the game's server does not answer");
+                warn!(count, question, reason, "{}", complaint(failure));
             }
             Err(rejected(failure))
         })
@@ -158,22 +159,41 @@ async fn post_question(server: &Server, body: Bytes) -> Result<Answer, HookOutco
     let request = request.map_err(|_| HookOutcome::Unreachable)?;
     let response = server.client.request(request).await;
     let response = response.map_err(|_| HookOutcome::Unreachable)?;
-    if response.status() != StatusCode::OK {
-        return Err(HookOutcome::Status);
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(HookOutcome::Denied),
+        _ => return Err(HookOutcome::Status),
     }
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let body = body.collect().await.map_err(|_| HookOutcome::Malformed)?;
     Answer::parse(&body.to_bytes()).ok_or(HookOutcome::Malformed)
 }
 
-/// What the device is told that has asked for something.
+/// What the operator is told: what is wrong with a server that answers is for its owner to mend, and does not pass by
+/// itself.
+fn complaint(failure: HookOutcome) -> &'static str {
+    match failure {
+        HookOutcome::Denied => {
+            "the game's server does not take this node's questions: has it the same key, and the right time?"
+        }
+        HookOutcome::Malformed => "the game's server answers what this node does not understand",
+        HookOutcome::Status => "the game's server answers with a status other than 200",
+        HookOutcome::Overloaded => "the game's server is asked as much as it may be",
+        HookOutcome::TimedOut
+        | HookOutcome::Unreachable
+        | HookOutcome::Allowed
+        | HookOutcome::Refused => "the game's server does not answer",
+    }
+}
+
+/// What the device is told that has asked for something: whoever is to blame, it may try again later.
 fn rejected(failure: HookOutcome) -> Reject {
     let (code, why) = match failure {
         HookOutcome::Overloaded => (
             ErrorCode::Limit,
             "the game's server is asked as much as it may be: try again later",
         ),
-        HookOutcome::Malformed | HookOutcome::Status => (
+        HookOutcome::Denied | HookOutcome::Malformed | HookOutcome::Status => (
             ErrorCode::Unavailable,
             "the game's server does not answer as it should",
         ),

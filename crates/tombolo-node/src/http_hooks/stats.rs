@@ -19,6 +19,8 @@ pub enum HookOutcome {
     TimedOut,
     /// It was not reached, or the connection broke.
     Unreachable,
+    /// It answered with 401 or 403: it does not take this node's questions, say since it has another key.
+    Denied,
     /// It answered with another status than 200.
     Status,
     /// What it said could not be understood, or was too long.
@@ -27,12 +29,13 @@ pub enum HookOutcome {
 
 impl HookOutcome {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Allowed,
         Self::Refused,
         Self::Overloaded,
         Self::TimedOut,
         Self::Unreachable,
+        Self::Denied,
         Self::Status,
         Self::Malformed,
     ];
@@ -46,6 +49,7 @@ impl HookOutcome {
             Self::Overloaded => "overloaded",
             Self::TimedOut => "timed out",
             Self::Unreachable => "not reachable",
+            Self::Denied => "denied",
             Self::Status => "status",
             Self::Malformed => "malformed",
         }

@@ -232,6 +232,8 @@ async fn whatever_a_server_says_but_yes_nobody_comes_in() {
     let yes = json!({"allow": true}).to_string();
     let with = |status: &str| ok(&yes).replace("200 OK", status);
     let cases = [
+        (with("401 Unauthorized"), HookOutcome::Denied),
+        (with("403 Forbidden"), HookOutcome::Denied),
         (with("500 Internal Server Error"), HookOutcome::Status),
         (with("201 Created"), HookOutcome::Status),
         (with("302 Found"), HookOutcome::Status),
