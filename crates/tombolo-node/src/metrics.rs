@@ -195,7 +195,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_cluster_sessions_taken", Counter, "Sessions of other nodes that went on here.", |s| s.services.cluster.sessions_taken),
     ("tombolo_webhook_delivered", Counter, "Events that the webhook's server took.", |s| s.webhook.delivered),
     ("tombolo_webhook_given_up", Counter, "Events that it did not take however often they were posted.", |s| s.webhook.given_up),
-    ("tombolo_webhook_dropped", Counter, "Events that found the queue full.", |s| s.webhook.dropped),
+    ("tombolo_webhook_dropped", Counter, "Events that found the queue full, or that had not been told when the node ended.", |s| s.webhook.dropped),
     ("tombolo_webhook_failures", Counter, "Posts that failed or were not answered in time.", |s| s.webhook.failures),
 ];
 

@@ -2,7 +2,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tombolo_engine::{Engine, Local, LocalConfig, Nats, NatsConfig, SealStats, Sealed};
 use tombolo_gateway::{Gateway, GatewayConfig};
@@ -20,10 +19,10 @@ use crate::hook::{Hook, Lost, Uris};
 use crate::http_hooks::{self, Chain, HttpHooks, HttpHooksStats, NoHooks};
 use crate::keys::DevKey;
 use crate::operate::Operator;
-use crate::post::{HttpClient, Place, PostError};
+use crate::post::{Place, PostError};
 use crate::relaying;
 use crate::seal_claim::SealClaim;
-use crate::webhook::{self, WebhookConfig, WebhookCounters, WebhookStats};
+use crate::webhook::{Webhook, WebhookConfig, WebhookCounters, WebhookStats};
 
 /// A running node. [`Node::shutdown`] ends it in good order, dropping it at once.
 pub struct Node {
@@ -39,11 +38,11 @@ pub struct Node {
     dev_key: Option<DevKey>,
     operator: Operator,
     engine: Arc<dyn Engine>,
-    /// What answers operators, and tells the webhook; ended with the node.
+    /// What answers operators, among others; ended with the node.
     tasks: JoinSet<()>,
-    webhook_counters: Arc<WebhookCounters>,
-    /// What posts to the webhook's server, if there is one.
-    webhook_client: Option<watch::Sender<HttpClient>>,
+    pub(crate) webhook_counters: Arc<WebhookCounters>,
+    /// What tells a server what happens, if there is one.
+    webhook: Option<Webhook>,
     /// The game's server that is asked, if there is one.
     http_hooks: Option<Arc<HttpHooks>>,
     sealed: Option<Arc<Sealed>>,
@@ -130,12 +129,10 @@ impl Node {
         tasks.spawn(operator.clone().serve());
         tasks.spawn(seal_claim.clone().keep());
         let webhook_counters = Arc::<WebhookCounters>::default();
-        let webhook_client = webhook.map(|to| watch::Sender::new(webhook::client(to)));
-        if let (Some(client), Some(place), Some(to)) = (&webhook_client, webhook_place, webhook) {
-            let (client, to) = (client.subscribe(), to.clone());
-            let (services, counters) = (services.clone(), Arc::clone(&webhook_counters));
-            tasks.spawn(webhook::run(to, place, client, services, counters));
-        }
+        let webhook = webhook.zip(webhook_place).map(|(to, place)| {
+            let counters = Arc::clone(&webhook_counters);
+            Webhook::start(to.clone(), place, &services, counters)
+        });
         gateway.set_ready();
         let ready = Ready {
             url,
@@ -160,7 +157,7 @@ impl Node {
             engine,
             tasks,
             webhook_counters,
-            webhook_client,
+            webhook,
             http_hooks,
         })
     }
@@ -202,8 +199,8 @@ impl Node {
         self.take_certificate(config)?;
         self.services.set_tokens(token_keys);
         self.gateway.set_api_keys(config.api_keys.clone());
-        if let (Some(client), Some(webhook)) = (&self.webhook_client, &config.webhook) {
-            client.send_replace(webhook::client(webhook));
+        if let (Some(webhook), Some(config)) = (&self.webhook, &config.webhook) {
+            webhook.trust_as(config);
         }
         if let (Some(hooks), Some(game)) = (&self.http_hooks, game) {
             hooks.replace(game);
@@ -300,6 +297,7 @@ impl Node {
             relay,
             operator,
             mut tasks,
+            webhook,
             seal_claim,
             ..
         } = self;
@@ -307,6 +305,10 @@ impl Node {
         drop(operator);
         gateway.shutdown().await;
         services.leave().await;
+        // Behind what the end itself brings about.
+        if let Some(webhook) = webhook {
+            webhook.end().await;
+        }
         seal_claim.end().await;
         drop(services);
         // It waits for its threads. An error means that it panicked, which it has said itself.

@@ -2,7 +2,7 @@
 //!
 //! What happens waits in a bounded queue and is posted in batches by one task, so that a server that hangs
 //! holds nothing up. A batch that is not taken is posted again, with growing pauses, and given up after a
-//! while; what is given up, and what found the queue full, is counted. `docs/webhooks.md` has the contract.
+//! while; what is given up, what found the queue full, and what the node's end leaves untold, is counted. `docs/webhooks.md` has the contract.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tombolo_room::Message;
 use tombolo_services::{Change, RoomChange, RoomEvent, Services, SessionChange, SessionEvent};
@@ -109,7 +110,7 @@ pub struct WebhookStats {
     pub delivered: u64,
     /// Events that it did not take however often they were posted.
     pub given_up: u64,
-    /// Events that found the queue full.
+    /// Events that found the queue full, or that had not been told when the node ended.
     pub dropped: u64,
     /// Posts that failed or were not answered in time.
     pub failures: u64,
@@ -204,48 +205,104 @@ impl Failed {
     }
 }
 
-/// Tells the server what happens for as long as it runs.
-pub(crate) async fn run(
-    config: WebhookConfig,
-    place: Place,
-    client: watch::Receiver<HttpClient>,
-    services: Services,
-    counters: Arc<WebhookCounters>,
-) {
-    let (sender, events) = mpsc::channel(config.queue_max.max(1));
-    let messages = config.messages;
-    let poster = Poster {
-        client,
-        config,
-        place,
-        counters: Arc::clone(&counters),
-        node: services.name().to_string(),
-        life: post::life(),
-    };
-    tokio::join!(
-        listen(services, sender, counters, messages),
-        poster.post_all(events)
-    );
+/// Tells the server what happens, until it is ended or dropped.
+pub(crate) struct Webhook {
+    client: watch::Sender<HttpClient>,
+    end: oneshot::Sender<()>,
+    task: JoinSet<()>,
 }
 
-/// What posts, trusting whom the configuration trusts.
-pub(crate) fn client(config: &WebhookConfig) -> HttpClient {
+impl Webhook {
+    pub(crate) fn start(
+        config: WebhookConfig,
+        place: Place,
+        services: &Services,
+        counters: Arc<WebhookCounters>,
+    ) -> Self {
+        let changes = match config.messages {
+            true => services.changes_and_messages(),
+            false => services.changes(),
+        };
+        let client = watch::Sender::new(client(&config));
+        let poster = Poster {
+            client: client.subscribe(),
+            config,
+            place,
+            counters,
+            node: services.name().to_string(),
+            life: post::life(),
+        };
+        let (end, ended) = oneshot::channel();
+        let mut task = JoinSet::new();
+        task.spawn(run(poster, changes, ended));
+        Self { client, end, task }
+    }
+
+    /// Posts from now on trust whom this configuration trusts.
+    pub(crate) fn trust_as(&self, config: &WebhookConfig) {
+        self.client.send_replace(client(config));
+    }
+
+    /// Ends at once: what was not told by then is counted.
+    pub(crate) async fn end(mut self) {
+        drop(self.end);
+        while self.task.join_next().await.is_some() {}
+    }
+}
+
+fn client(config: &WebhookConfig) -> HttpClient {
     post::client(&config.tls, 1, IDLE)
+}
+
+async fn run(
+    poster: Poster,
+    mut changes: broadcast::Receiver<Change>,
+    ended: oneshot::Receiver<()>,
+) {
+    let counters = Arc::clone(&poster.counters);
+    let (queue, mut events) = mpsc::channel(poster.config.queue_max.max(1));
+    let mut batch = Vec::new();
+    let telling = async {
+        tokio::join!(
+            listen(&mut changes, queue, &counters),
+            poster.post_all(&mut events, &mut batch)
+        )
+    };
+    tokio::select! {
+        _ = telling => {}
+        _ = ended => {}
+    }
+    let untold = batch.len() as u64 + left_in(&mut events) + missed(&mut changes);
+    if untold > 0 {
+        counters.dropped.fetch_add(untold, Ordering::Relaxed);
+        warn!(
+            events = untold,
+            "the node ends before the webhook was told of all events"
+        );
+    }
+}
+
+fn left_in(events: &mut mpsc::Receiver<Event>) -> u64 {
+    std::iter::from_fn(|| events.try_recv().ok()).count() as u64
+}
+
+fn missed(changes: &mut broadcast::Receiver<Change>) -> u64 {
+    let mut missed = 0;
+    loop {
+        missed += match changes.try_recv() {
+            Ok(_) => 1,
+            Err(TryRecvError::Lagged(count)) => count,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return missed,
+        };
+    }
 }
 
 /// Puts what happens into the queue.
 async fn listen(
-    services: Services,
+    changes: &mut broadcast::Receiver<Change>,
     queue: mpsc::Sender<Event>,
-    counters: Arc<WebhookCounters>,
-    messages: bool,
+    counters: &WebhookCounters,
 ) {
-    let mut changes = if messages {
-        services.changes_and_messages()
-    } else {
-        services.changes()
-    };
-    drop(services);
     let room_for_messages = Arc::new(Semaphore::new(MESSAGE_BYTES_QUEUED_MAX));
     loop {
         let dropped = match changes.recv().await {
@@ -347,16 +404,16 @@ fn room_word(event: &RoomEvent) -> &'static str {
 }
 
 impl Poster {
-    async fn post_all(self, mut events: mpsc::Receiver<Event>) {
-        let mut waiting = Vec::new();
+    /// Posts what waits, for as long as something may come. What is being posted stays in `waiting` meanwhile.
+    async fn post_all(&self, events: &mut mpsc::Receiver<Event>, waiting: &mut Vec<Event>) {
         for batch in 1.. {
             waiting.clear();
             let Some(first) = events.recv().await else {
                 return;
             };
-            fill(&mut waiting, first, &mut events);
+            fill(waiting, first, events);
             let count = waiting.len() as u64;
-            let counter = match self.deliver(batch, &waiting).await {
+            let counter = match self.deliver(batch, waiting).await {
                 Ok(()) => &self.counters.delivered,
                 Err(error) => {
                     warn!(events = count, %error, "the webhook did not take events: given up");
@@ -439,6 +496,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use tombolo_room::{Audience, By, Time};
+    use tombolo_wire::RoomId;
 
     use super::*;
 
@@ -480,6 +538,40 @@ mod tests {
             counts.push(batch.len());
         }
         assert_eq!(counts, [4, 4, 2], "64 KiB each, and 256 at once");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_has_not_told_at_its_end_is_counted() {
+        // It takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", silent.local_addr().expect("bound"));
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ));
+        let tls = tls
+            .with_safe_default_protocol_versions()
+            .expect("the versions are known")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = WebhookConfig::new(url, vec![7; 16], Arc::new(tls));
+        let node = crate::Node::builder()
+            .dev()
+            .listen([127, 0, 0, 1].into())
+            .port(0)
+            .turn_port(0)
+            .turns_port(0);
+        let node = node.webhook(config).start().await.expect("free ports");
+        for room in ["a", "b", "c"] {
+            let room = RoomId::parse(room).expect("a name");
+            let mut new = crate::NewRoom::default();
+            new.settings.empty_kept = Duration::from_secs(60);
+            let made = node.services().create_room(&room, new, None).await;
+            made.expect("there is none of that name");
+        }
+        let counters = Arc::clone(&node.webhook_counters);
+        node.shutdown().await;
+        let stats = counters.stats();
+        assert_eq!((stats.dropped, stats.delivered), (3, 0));
     }
 
     fn message() -> Message {
