@@ -32,35 +32,41 @@ enum Holder {
     Another,
     /// Nobody has answered, or somebody was faster: who asks again soon learns more.
     Unknown,
+    /// It is not for this node, which is out of its cluster, or cannot read the pool.
+    NotThis,
 }
 
 impl Desk {
     /// Is the pool's matcher whenever this node holds the lease.
     pub(super) async fn lead(self: Arc<Self>, node: Arc<Node>) {
         loop {
-            let renewal = Instant::now() + node.engine.lease_time() / RENEWALS_PER_LEASE;
-            let may_lead =
-                !node.cluster.is_out() && node.cluster.epoch().is_some() && self.is_readable();
-            let holder = match may_lead {
-                true => Some(self.hold_lease(&node).await),
-                false => None,
-            };
-            let soon = Instant::now() + RETRY_DELAY;
-            let (is_leading, next) = match holder {
-                Some(Holder::This) => (true, renewal),
-                Some(Holder::Another) => (false, renewal),
-                // Whoever has led goes on: two that do so do no harm.
-                Some(Holder::Unknown) => (self.lock().is_leading, soon),
-                None => (false, soon),
-            };
-            let was_leading = std::mem::replace(&mut self.lock().is_leading, is_leading);
-            if is_leading != was_leading {
-                tracing::info!(pool = %self.name, node = %node.name(), is_leading, "matcher");
+            let renewal = self.gain_lease(&node).await;
+            self.set_leading(&node, true);
+            // What is being written goes on while the lease is renewed, however long that takes: begun anew it
+            // would be written under another name.
+            tokio::select! {
+                biased;
+                () = self.keep_lease(&node, renewal) => {}
+                () = self.make_matches(&node) => {}
             }
-            if is_leading {
-                let _ = tokio::time::timeout_at(next, self.make_matches(&node)).await;
-                continue;
-            }
+            self.set_leading(&node, false);
+        }
+    }
+
+    fn set_leading(&self, node: &Node, is_leading: bool) {
+        self.lock().is_leading = is_leading;
+        tracing::info!(pool = %self.name, node = %node.name(), is_leading, "matcher");
+    }
+
+    /// Waits until the lease is this node's; returns when to renew it.
+    async fn gain_lease(&self, node: &Node) -> Instant {
+        loop {
+            let renewal = renewal(node);
+            let next = match self.hold_lease(node).await {
+                Holder::This => return renewal,
+                Holder::Another => renewal,
+                Holder::Unknown | Holder::NotThis => Instant::now() + RETRY_DELAY,
+            };
             tokio::select! {
                 biased;
                 () = self.is_hurried.notified() => {}
@@ -69,8 +75,25 @@ impl Desk {
         }
     }
 
+    /// Renews the lease until it is lost. While nobody knows whose it is, whoever has led goes on: two that do so
+    /// do no harm.
+    async fn keep_lease(&self, node: &Node, mut next: Instant) {
+        loop {
+            tokio::time::sleep_until(next).await;
+            let renewal = renewal(node);
+            next = match self.hold_lease(node).await {
+                Holder::This => renewal,
+                Holder::Unknown => Instant::now() + RETRY_DELAY,
+                Holder::Another | Holder::NotThis => return,
+            };
+        }
+    }
+
     /// Takes the lease, or renews it.
     async fn hold_lease(&self, node: &Node) -> Holder {
+        if node.cluster.is_out() || node.cluster.epoch().is_none() || !self.is_readable() {
+            return Holder::NotThis;
+        }
         let leases = node.engine.leases();
         let attempt = async {
             let Ok(found) = leases.get(&self.lease).await else {
@@ -198,6 +221,11 @@ fn expect(cursor: Option<Offset>, conflicts: usize) -> Expect {
         Some(at) => Expect::Last(at),
         None => Expect::Empty,
     }
+}
+
+/// When a lease that is held now is renewed.
+fn renewal(node: &Node) -> Instant {
+    Instant::now() + node.engine.lease_time() / RENEWALS_PER_LEASE
 }
 
 pub(super) fn holder(value: &Bytes) -> Option<NodeId> {

@@ -27,6 +27,8 @@ pub(crate) struct Wire {
     pub(crate) is_broken: Arc<AtomicBool>,
     /// Nothing is written into pools of the matchmaker.
     pub(crate) are_pools_closed: Arc<AtomicBool>,
+    /// How long, in ms, it takes until something is written into a pool.
+    pub(crate) pool_ms: Arc<AtomicU64>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
     /// That a log has been read to its end is not told.
@@ -75,6 +77,7 @@ impl Wire {
             is_cut: Arc::default(),
             is_broken: Arc::default(),
             are_pools_closed: Arc::default(),
+            pool_ms: Arc::default(),
             is_slow: Arc::default(),
             is_endless: Arc::default(),
             retires_nothing: Arc::default(),
@@ -244,12 +247,18 @@ impl Log for Wire {
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
-        let is_closed = self.are_pools_closed.load(Ordering::Relaxed);
-        if self.is_cut() || is_closed && key.as_str().starts_with("pool.") {
+        let is_pool = key.as_str().starts_with("pool.");
+        if self.is_cut() || is_pool && self.are_pools_closed.load(Ordering::Relaxed) {
             return Box::pin(async { Err(AppendError::Unavailable) });
         }
+        let pause = is_pool.then(|| self.pool_ms.load(Ordering::Relaxed));
         let logs = self.logs();
-        Box::pin(async move { logs.append(key, entry, purpose, expect, operation).await })
+        Box::pin(async move {
+            if let Some(pause @ 1..) = pause {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            logs.append(key, entry, purpose, expect, operation).await
+        })
     }
 
     fn tail<'a>(

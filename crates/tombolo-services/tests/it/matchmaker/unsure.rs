@@ -56,6 +56,23 @@ async fn a_matcher_whose_lease_is_not_renewed_at_once_goes_on() {
     assert_eq!(found(&mut alice).await, found(&mut bob).await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_matcher_whose_lease_is_not_renewed_ends_what_it_has_begun() {
+    let (lab, wire) = wired().await;
+    wire.lose_leases();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // Longer than it takes until it asks for its lease again.
+    wire.pool_ms.store(400, Ordering::Relaxed);
+    let mut alice = seeker(&lab, "alice").await;
+    let mut bob = seeker(&lab, "bob").await;
+    for (number, device, user) in [(1, &mut alice, "alice"), (2, &mut bob, "bob")] {
+        let told = submit(device, "duel", number, &[(user, 0.0)]).await;
+        told.unwrap();
+    }
+    assert_eq!(found(&mut alice).await, found(&mut bob).await);
+    assert_eq!(lab.services.stats().claims_conflicted, 0);
+}
+
 /// A node that has read its pools, and its way to the engine.
 async fn wired() -> (Lab, Arc<Wire>) {
     let wire = Wire::new(&Local::new(LocalConfig::default()));
