@@ -50,7 +50,6 @@ pub use builder::NodeBuilder;
 pub use certificate::Certificate;
 pub use connections::ConnectionConfig;
 pub use error::{Broken, ReloadError, StartError};
-pub use groups::{GroupOwner, GroupPage, GroupStatus};
 pub use http_hooks::{HookOutcome, HookQuestion, HttpHooksConfig, HttpHooksStats};
 pub use node::{Node, Ready, Stats};
 pub use operate::{
@@ -62,7 +61,7 @@ pub use post::PostError;
 pub use sessions::SessionConfig;
 pub use social::SocialConfig;
 pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
-pub use tombolo_gateway::{ApiKey, Scope};
+pub use tombolo_gateway::{ApiKey, GroupOwner, GroupPage, GroupStatus, Scope};
 pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
     FieldClass, FieldConfig, FieldDimensions, FieldSettings, FieldSettingsError, FieldThing, Hooks,

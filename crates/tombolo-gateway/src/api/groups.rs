@@ -13,13 +13,14 @@ use tombolo_wire::v1::ErrorCode;
 use tracing::info;
 
 use super::{GroupsEnd, GroupsRead, Holder, NO_BODY, Node, PAGE, PAGE_MAX, bad, parse_user, path};
+use crate::groups::{GroupPage, GroupStatus};
 use crate::http::ApiError;
 
 pub(super) async fn list(
     State(shared): Node,
     _: Holder<GroupsRead>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<ListBody>, ApiError> {
+) -> Result<Json<GroupPage>, ApiError> {
     let Query(query) = query.map_err(|rejection| bad(&rejection.body_text()))?;
     let owner = query.owner.as_deref().map(parse_user).transpose()?;
     let after = query.after.as_deref().map(parse).transpose()?;
@@ -27,33 +28,17 @@ pub(super) async fn list(
     let found = shared
         .services
         .list_groups(owner.as_ref(), after.as_ref(), count);
-    let found = found.await?;
-    let groups = found.groups.into_iter().map(|found| Listed {
-        group: found.group.to_string(),
-        owner: found.owner.to_string(),
-    });
-    Ok(Json(ListBody {
-        groups: groups.collect(),
-        more: found.more,
-    }))
+    Ok(Json(found.await?.into()))
 }
 
 pub(super) async fn show(
     State(shared): Node,
     _: Holder<GroupsRead>,
     group: Result<Path<String>, PathRejection>,
-) -> Result<Json<GroupBody>, ApiError> {
+) -> Result<Json<GroupStatus>, ApiError> {
     let group = parse(&path(group)?)?;
     let view = shared.services.view_group(&group).await?;
-    Ok(Json(GroupBody {
-        group: group.to_string(),
-        owner: view.owner.to_string(),
-        made_ms: view.made_ms,
-        title: view.title,
-        open: view.is_open,
-        members_about: view.members_about,
-        posts: view.posts,
-    }))
+    Ok(Json(GroupStatus::new(&group, view)))
 }
 
 pub(super) async fn end(
@@ -86,29 +71,6 @@ pub(super) struct ListQuery {
     owner: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-pub(super) struct ListBody {
-    groups: Vec<Listed>,
-    more: bool,
-}
-
-#[derive(Serialize)]
-struct Listed {
-    group: String,
-    owner: String,
-}
-
-#[derive(Serialize)]
-pub(super) struct GroupBody {
-    group: String,
-    owner: String,
-    made_ms: u64,
-    title: String,
-    open: bool,
-    members_about: u64,
-    posts: u64,
 }
 
 #[derive(Serialize)]
