@@ -81,15 +81,43 @@ impl Node {
         }
     }
 
+    /// Has the rooms of a session that is over keep its seats, as long as they keep seats, and forget the
+    /// session itself.
+    pub(crate) fn keep_seats(self: &Arc<Self>, session: &Arc<Session>, state: &mut State) {
+        state.absence.is_dropped = true;
+        self.have_told(session, state);
+    }
+
     /// Has the session's rooms know whether it is dropped.
     pub(crate) fn tell_rooms(self: &Arc<Self>, session: &Arc<Session>, state: &mut State) {
-        if state.absence.is_telling || state.untold().next().is_none() {
+        if state.untold().next().is_some() {
+            self.have_told(session, state);
+        }
+    }
+
+    fn have_told(self: &Arc<Self>, session: &Arc<Session>, state: &mut State) {
+        if state.absence.is_telling {
             return;
         }
         state.absence.is_telling = true;
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         self.runtime
             .spawn(async move { tell(&node, &session).await });
+    }
+}
+
+impl Host {
+    /// Forgets the session of a member, which is over, once it has read that the member is dropped: until then it
+    /// would not know that there is a seat to look after.
+    async fn forget_dropped(self: &Arc<Self>, node: &Arc<Node>, session: &Session) {
+        self.read_while(|state| {
+            let member = state.room().member(&session.user);
+            member.is_some_and(|member| {
+                member.is_present() && member.membership().session == session.id
+            })
+        })
+        .await;
+        self.forget(node, session);
     }
 }
 
@@ -100,31 +128,62 @@ impl State {
         let rooms = self.host_by_room.iter();
         rooms.filter(|(room, _)| absence.told.contains(*room) != absence.is_dropped)
     }
+
+    /// What is to be done next about the rooms; they are told it, or nobody is at it any more.
+    fn next(&mut self) -> Next {
+        let is_dropped = self.absence.is_dropped;
+        let rooms: Vec<_> = self.untold().map(|(room, _)| room.clone()).collect();
+        if !rooms.is_empty() {
+            let hosts = rooms.iter().filter_map(|room| self.host_by_room.get(room));
+            let hosts = hosts.cloned().collect();
+            for room in rooms {
+                if is_dropped {
+                    self.absence.told.insert(room);
+                } else {
+                    self.absence.told.remove(&room);
+                }
+            }
+            return Next::Tell { is_dropped, hosts };
+        }
+        if self.ended().is_some() && !self.host_by_room.is_empty() {
+            let hosts = std::mem::take(&mut self.host_by_room);
+            return Next::Forget(hosts.into_values().collect());
+        }
+        self.absence.is_telling = false;
+        Next::Nothing
+    }
+}
+
+/// What is to be done about a session's rooms.
+enum Next {
+    Tell {
+        is_dropped: bool,
+        hosts: Vec<Arc<Host>>,
+    },
+    /// The session is over, and they know it.
+    Forget(Vec<Arc<Host>>),
+    Nothing,
 }
 
 async fn tell(node: &Arc<Node>, session: &Arc<Session>) {
     loop {
         let mut tasks = JoinSet::new();
-        {
-            let mut state = session.lock();
-            let is_dropped = state.absence.is_dropped;
-            let rooms: Vec<_> = state
-                .untold()
-                .map(|(room, host)| (room.clone(), Arc::clone(host)))
-                .collect();
-            if rooms.is_empty() {
-                state.absence.is_telling = false;
-                return;
-            }
-            for (room, host) in rooms {
-                if is_dropped {
-                    state.absence.told.insert(room);
-                } else {
-                    state.absence.told.remove(&room);
+        match session.lock().next() {
+            Next::Nothing => return,
+            Next::Forget(hosts) => {
+                for host in hosts {
+                    let (node, session) = (Arc::clone(node), Arc::clone(session));
+                    tasks.spawn(async move { host.forget_dropped(&node, &session).await });
                 }
-                let body = body(node, session, is_dropped);
-                let node = Arc::clone(node);
-                tasks.spawn(async move { host.append_for_sure(&node, body).await });
+            }
+            Next::Tell { is_dropped, hosts } => {
+                for host in hosts {
+                    let body = body(node, session, is_dropped);
+                    let node = Arc::clone(node);
+                    tasks.spawn(async move {
+                        host.append_for_sure(&node, body).await;
+                    });
+                }
             }
         }
         while tasks.join_next().await.is_some() {}

@@ -44,7 +44,7 @@ pub(crate) use arrival::{
     refusal_item, settled_item,
 };
 use generated::{Frame, Item};
-pub(crate) use giving::{drop_given_to, end_broken, give_up_all, has_given_all};
+pub(crate) use giving::{drop_given_to, end_offered, give_up_all, has_given_all};
 pub(crate) use handover::{Arrivals, ResumeName, ResumeRefusal, fetch, forward_item};
 pub(crate) use link::FrameError;
 use link::{Full, Link, LinkLimits, LinkTopic};

@@ -78,7 +78,7 @@ pub struct Config {
     pub joins: Pace,
     /// Joins of one user that open a room, beside that. By default 1 per second and 128 at once.
     pub opens: Pace,
-    /// Rooms on this node that nobody is in, reserved seats or not: when there are more, the oldest are closed. Those
+    /// Rooms on this node that nobody is in, seats kept or not: when there are more, the oldest are closed. Those
     /// that are kept for longer than [`Config::room_kept_max`], as servers may say, do not count.
     pub empty_rooms_max: usize,
     /// How often a user may look for rooms, because all that are known may have to be looked through. By

@@ -12,7 +12,7 @@ use tombolo_wire::v1::{ClientFrame, ErrorCode, ServerFrame, client_frame, server
 
 use crate::field;
 use crate::forward;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::reject::Reject;
 use crate::requests;
 use crate::session::Session;
@@ -132,7 +132,9 @@ impl Connection {
             client_frame::Body::Introduce(introduce) => {
                 forward::handle_introduce(node, session, seq, introduce, now);
             }
-            client_frame::Body::Goodbye(_) => node.end(session, LeftReason::Left, None),
+            client_frame::Body::Goodbye(_) => {
+                node.end(session, Parting::Leaves(LeftReason::Left), None);
+            }
             client_frame::Body::Acknowledge(_) => {}
         }
         Ok(())
@@ -175,7 +177,7 @@ impl Connection {
         let reject = Reject::new(ErrorCode::BadFrame, broken);
         self.node.end(
             &self.session,
-            LeftReason::Disconnected,
+            Parting::Leaves(LeftReason::Disconnected),
             Some(reject.clone()),
         );
         reject

@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tombolo_room::LeftReason;
 use tombolo_wire::v1::{GoAway, server_frame};
 
 use crate::cluster::{Input, has_given_all};
 use crate::lock::lock;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::session::Session;
 
 /// How a node was emptied.
@@ -20,7 +19,7 @@ use crate::session::Session;
 pub struct Drained {
     /// Sessions that went on over other nodes in time.
     pub moved: usize,
-    /// Sessions that were still there when the time was up; they were ended.
+    /// Sessions that were still there when the time was up; they were ended, and their rooms keep their seats.
     pub left: usize,
 }
 
@@ -65,7 +64,7 @@ pub(crate) async fn drain(node: &Arc<Node>, time: Duration) -> Drained {
     let left = sessions(node);
     for session in &left {
         let reject = node.elsewhere(LEAVING);
-        node.end(session, LeftReason::Disconnected, Some(reject));
+        node.end(session, Parting::Drops, Some(reject));
     }
     node.cluster.leave(node.config.engine_timeout).await;
     let moved = usize::try_from(given() - given_before).unwrap_or(usize::MAX);
@@ -129,7 +128,7 @@ fn end_if_begun_anew(node: &Arc<Node>, session: &Arc<Session>) -> bool {
     drop(state);
     if is_over {
         let reject = node.elsewhere(LEAVING);
-        node.end(session, LeftReason::Disconnected, Some(reject));
+        node.end(session, Parting::Drops, Some(reject));
     }
     is_over
 }

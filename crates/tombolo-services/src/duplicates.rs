@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::timeout;
 use tombolo_engine::{BusEvent, Key, Pattern};
-use tombolo_room::{LeftReason, SessionId};
+use tombolo_room::SessionId;
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{NodeId, UserId};
 
@@ -25,7 +25,7 @@ use crate::config::Duplicates;
 use crate::kept::VERSION;
 use crate::kept::generated as wire;
 use crate::lock::lock;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::reject::Reject;
 use crate::session::Session;
 
@@ -216,8 +216,8 @@ fn end(node: &Arc<Node>, user: &UserId, id: SessionId, code: ErrorCode) {
         };
         let reject = Reject::new(code, message);
         node.counters.count_refused(code);
-        let reason = LeftReason::Disconnected;
-        node.end_locked(&mut sessions, &mut state, &session, reason, Some(reject));
+        let parting = Parting::of_replaced(&state);
+        node.end_locked(&mut sessions, &mut state, &session, parting, Some(reject));
     }
 }
 

@@ -37,7 +37,7 @@ pub struct SessionChange {
     pub session: [u8; 16],
 }
 
-/// Something has become of a member in a room, whose session is on this node, or of a room, by what this node was the first
+/// Something has become of a member in a room, whose session is on this node, or was when it ended, or of a room, by what this node was the first
 /// to put into its log. Every such thing is told on one node of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -88,7 +88,7 @@ fn forward_message(
         latest: send.latest.clone(),
         more: Vec::new(),
     });
-    let mut refused = absent.map(|user| requests::no_such_member(&user));
+    let mut refused = absent;
     let sender = sender(&state, session, &host, seq)?;
     for recipient in here {
         if let Err(behind) = node.deliver(recipient, &sender, &delivery, &manner) {
@@ -188,8 +188,8 @@ fn payload_by_game(
 struct Recipients<'a> {
     here: Vec<&'a Arc<Session>>,
     elsewhere: BTreeMap<NodeId, There>,
-    /// The first of those named that is no member.
-    absent: Option<UserId>,
+    /// Why somebody who is meant is not there.
+    absent: Option<Reject>,
 }
 
 /// The recipients on another node.
@@ -247,6 +247,7 @@ fn recipients<'a>(
             };
             recipients.elsewhere.insert(node.clone(), there);
         }
+        recipients.absent = state.has_absent().then(requests::nothing_kept);
         return Ok(recipients);
     }
     for name in BTreeSet::from_iter(to) {
@@ -258,7 +259,9 @@ fn recipients<'a>(
             there.members += 1;
             there.users.push(user);
         } else {
-            recipients.absent.get_or_insert(user);
+            recipients
+                .absent
+                .get_or_insert_with(|| state.why_not_to(&user));
         }
     }
     Ok(recipients)
@@ -282,6 +285,8 @@ fn group_recipients<'a>(node: &Node, state: &'a State, group: u32) -> Recipients
             there.group = Some(group);
         } else if let Some(session) = state.session(user) {
             recipients.here.push(session);
+        } else {
+            recipients.absent.get_or_insert_with(requests::nothing_kept);
         }
     }
     recipients
@@ -324,7 +329,7 @@ fn forward_introduction(
     let relay_ips = node.relay.relay_ips();
     let sender = sender(&state, session, &host, seq)?;
     let Some(recipient) = state.session(&to).cloned() else {
-        let there = node_of(node, &state, &to).ok_or_else(|| requests::no_such_member(&to))?;
+        let there = node_of(node, &state, &to).ok_or_else(|| state.why_not_to(&to))?;
         // The other node permits its own member; both sides' packets come from a relay of either.
         let ips = [relay_ips.clone(), node.cluster.relay_ips(there)].concat();
         node.relay.permit(&session.user, &ips);

@@ -208,6 +208,7 @@ impl Node {
         let is_needed = !state.moved.is_empty()
             || state.entrances > 0
             || !state.session_by_user.is_empty()
+            || state.keeps_seats_of(self)
             || state.is_watched_here(self);
         let is_it = |found: &Arc<Host>| Arc::ptr_eq(found, host);
         if !hosts.get(&host.room).is_some_and(is_it) {
@@ -377,11 +378,27 @@ impl Host {
         self.read_until(at).await;
     }
 
+    /// Forgets the session of a member that is over.
+    pub(crate) fn forget(self: &Arc<Self>, node: &Arc<Node>, session: &Session) {
+        {
+            let mut state = self.lock();
+            if state.is_member(session) {
+                state.remove_session(&session.user);
+            }
+        }
+        node.release(self);
+    }
+
     /// Waits until the log has been read so far, or is read no more.
     async fn read_until(&self, at: Offset) {
+        self.read_while(|state| state.cursor < Some(at)).await;
+    }
+
+    /// Waits for as long as something is as it is read, or the log is read no more.
+    pub(crate) async fn read_while(&self, is_so: impl Fn(&State) -> bool) {
         let mut progress = self.progress.subscribe();
         let mut stopped = self.stopped.subscribe();
-        while self.lock().cursor < Some(at) {
+        while is_so(&self.lock()) {
             tokio::select! {
                 biased;
                 changed = progress.changed() => if changed.is_err() { return },
@@ -516,6 +533,30 @@ impl State {
     pub(crate) fn is_member(&self, session: &Session) -> bool {
         self.session(&session.user)
             .is_some_and(|found| found.id == session.id)
+    }
+
+    /// Whether somebody is a member here whose session is over: whoever looks for the seat, or wants to know that it
+    /// is given up, comes to this node.
+    fn keeps_seats_of(&self, node: &Node) -> bool {
+        self.ahead.is_none()
+            && self.room.members().any(|(_, member)| {
+                let membership = member.membership();
+                membership.node == *node.name() && membership.incarnation == node.incarnation()
+            })
+    }
+
+    /// Whether members of this node have no session: their seats are kept, and nothing else.
+    pub(crate) fn has_absent(&self) -> bool {
+        let elsewhere: usize = self.members_by_node.values().sum();
+        self.room.members().len() > self.session_by_user.len() + elsewhere
+    }
+
+    /// Why nothing is handed to a user that has no session here.
+    pub(crate) fn why_not_to(&self, user: &UserId) -> Reject {
+        match self.room.member(user) {
+            Some(_) => requests::nothing_kept(),
+            None => requests::no_such_member(user),
+        }
     }
 
     /// Whether another user's device has the same identity key, which one of them must have copied.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tombolo_engine::Engine;
-use tombolo_room::{Body, LeftReason, SessionId, Time};
+use tombolo_room::{LeftReason, SessionId, Time};
 use tombolo_wire::resend::Overflow;
 use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{self, ErrorCode, IceServers, server_frame};
@@ -17,7 +17,7 @@ use tombolo_wire::{NodeId, RoomId, UserId};
 use crate::absence;
 use crate::catalogue::Catalogue;
 use crate::clock::SteadyClock;
-use crate::cluster::{Arrivals, Cluster, Sender, drop_given_to, end_broken, give_up_all};
+use crate::cluster::{Arrivals, Cluster, Sender, drop_given_to, end_offered, give_up_all};
 use crate::config::Config;
 use crate::duplicates;
 use crate::entropy::ResumeToken;
@@ -66,6 +66,26 @@ pub(crate) struct Node {
     pub(crate) changes: Changes,
     /// Where tasks run, also those begun by a drop.
     pub(crate) runtime: Handle,
+}
+
+/// What becomes of a session's places in its rooms when it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parting {
+    /// It leaves them.
+    Leaves(LeftReason),
+    /// It is dropped: they keep its seats for as long as they keep seats, since its device may come back by
+    /// another session.
+    Drops,
+}
+
+impl Parting {
+    /// What is due to a session in whose place another one of its user comes.
+    pub(crate) fn of_replaced(state: &State) -> Self {
+        match state.is_connected {
+            true => Self::Leaves(LeftReason::Disconnected),
+            false => Self::Drops,
+        }
+    }
 }
 
 /// The sessions of a node.
@@ -322,7 +342,8 @@ impl Node {
         tracing::info!(user = %session.user, %reject, "session ended: its device does not keep up");
         self.counters.count_refused(reject.code);
         self.counters.behind.add(1);
-        self.end(session, LeftReason::Disconnected, Some(reject));
+        let parting = Parting::Leaves(LeftReason::Disconnected);
+        self.end(session, parting, Some(reject));
     }
 
     /// Hands an unreliable frame to a session.
@@ -348,15 +369,15 @@ impl Node {
         }
     }
 
-    /// Ends a session: it leaves its rooms, and its connection is told.
+    /// Ends a session: its connection is told, and its rooms.
     pub(crate) fn end(
         self: &Arc<Self>,
         session: &Arc<Session>,
-        reason: LeftReason,
+        parting: Parting,
         reject: Option<Reject>,
     ) {
         let mut sessions = lock(&self.sessions);
-        self.end_locked(&mut sessions, &mut session.lock(), session, reason, reject);
+        self.end_locked(&mut sessions, &mut session.lock(), session, parting, reject);
     }
 
     /// A connection has gone; its session waits for a resume.
@@ -390,8 +411,8 @@ impl Node {
         }
         self.counters.expired.add(1);
         let reject = Reject::new(ErrorCode::NotResumable, "the session was not resumed");
-        let reason = LeftReason::Disconnected;
-        self.end_locked(&mut sessions, &mut state, session, reason, Some(reject));
+        let parting = Parting::Drops;
+        self.end_locked(&mut sessions, &mut state, session, parting, Some(reject));
     }
 
     /// Ends a session whose lock, and the table's, is held.
@@ -400,16 +421,19 @@ impl Node {
         sessions: &mut SessionTable,
         state: &mut State,
         session: &Arc<Session>,
-        reason: LeftReason,
+        parting: Parting,
         reject: Option<Reject>,
     ) {
         if let Some(moved) = &state.moved {
             if moved.is_broken {
-                return end_broken(self, sessions, state, session);
+                return end_offered(self, sessions, state, session);
             }
             // It is another node's. If that one misses something of a room it is the room's member no
             // more; nobody but the log can say so, since the link to that node is full.
-            if moved.is_taken && self.cluster.is_up(&moved.to) {
+            if let Parting::Leaves(reason) = parting
+                && moved.is_taken
+                && self.cluster.is_up(&moved.to)
+            {
                 self.leave_all(session, std::mem::take(&mut state.host_by_room), reason);
             }
             return;
@@ -419,7 +443,13 @@ impl Node {
             sessions.by_token.remove(token);
         }
         self.emit(SessionEvent::Ended, session);
-        self.leave_all(session, state.end(reject), reason);
+        match parting {
+            Parting::Leaves(reason) => self.leave_all(session, state.end(reject), reason),
+            Parting::Drops => {
+                state.end_in_rooms(reject);
+                self.keep_seats(session, state);
+            }
+        }
     }
 
     fn leave_all(
@@ -450,13 +480,8 @@ impl Node {
         self.emit(SessionEvent::Ended, session);
         let message = "what the node before still had of the session is lost";
         let reject = Reject::new(ErrorCode::NotResumable, message);
-        for host in state.end(Some(reject)).into_values() {
-            let (node, session) = (Arc::clone(self), Arc::clone(session));
-            let (user, id) = (session.user.clone(), session.id);
-            let body = Body::Dropped { user, session: id };
-            self.runtime
-                .spawn(async move { host.append_for_sure(&node, body).await });
-        }
+        state.end_in_rooms(Some(reject));
+        self.keep_seats(session, &mut state);
         true
     }
 

@@ -581,6 +581,12 @@ pub(crate) fn no_such_member(user: &UserId) -> Reject {
     Reject::new(ErrorCode::NoSuchMember, message)
 }
 
+/// A member's session is over, and only its seat is kept.
+pub(crate) fn nothing_kept() -> Reject {
+    let message = "a member is away, and nothing is kept for it until it has joined again";
+    Reject::new(ErrorCode::Unavailable, message)
+}
+
 pub(crate) fn not_a_member() -> Reject {
     Reject::new(ErrorCode::NotAMember, "you are no member of the room")
 }

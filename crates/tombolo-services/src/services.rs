@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
-use tombolo_room::{LeftReason, SessionId};
+use tombolo_room::SessionId;
 use tombolo_wire::token::{Claims, KeySet, TokenError};
 use tombolo_wire::v1::{
     ClientFrame, ErrorCode, Hello, IceServers, ServerFrame, Welcome, client_frame, server_frame,
@@ -32,7 +32,7 @@ use crate::hooks;
 use crate::host::{EmptyRooms, Retirements};
 use crate::lock::lock;
 use crate::matchmaker::{self, Matchmaker};
-use crate::node::{Node, SessionTable};
+use crate::node::{Node, Parting, SessionTable};
 use crate::reject::Reject;
 use crate::relay::RelayHook;
 use crate::room_names::LastRead;
@@ -428,9 +428,10 @@ impl Services {
                 return Err(Reject::new(ErrorCode::Limit, message));
             };
             let reject = Reject::new(code, "a newer session took its place");
-            let (state, reason) = (&mut oldest.lock(), LeftReason::Disconnected);
+            let state = &mut oldest.lock();
+            let parting = Parting::of_replaced(state);
             self.node
-                .end_locked(sessions, state, &oldest, reason, Some(reject));
+                .end_locked(sessions, state, &oldest, parting, Some(reject));
         }
         Ok(())
     }

@@ -316,12 +316,17 @@ impl State {
 
     /// Ends the session; the first reason stays. Returns the rooms that it was in.
     pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
+        self.end_in_rooms(reject);
+        std::mem::take(&mut self.host_by_room)
+    }
+
+    /// The same for one whose rooms are yet to be told that it is dropped.
+    pub(crate) fn end_in_rooms(&mut self, reject: Option<Reject>) {
         self.ended.get_or_insert(Ended { reject });
         self.backlog.close();
         self.seats.leave_all();
         self.stop_expiry();
         self.wake.notify_one();
-        std::mem::take(&mut self.host_by_room)
     }
 
     fn stop_expiry(&mut self) {

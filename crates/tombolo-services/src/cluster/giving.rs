@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::Instant;
 use tombolo_engine::RequestError;
-use tombolo_room::{Body, LeftReason, SessionId};
+use tombolo_room::{Body, SessionId};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
 use super::generated::{self as wire, session_answer, session_question};
@@ -302,14 +302,8 @@ pub(crate) fn reclaim(
 /// Forgets a session after a while; when it never arrived where it went, it is over.
 async fn forget(node: Arc<Node>, session: Arc<Session>, first: u64) {
     absence::wait_for_return(node.config.resume_window).await;
-    let (hosts, was_taken) = forget_now(&node, &session, first);
-    for host in hosts {
-        if was_taken {
-            drop_from(&node, &session, &host).await;
-        } else {
-            let reason = LeftReason::Disconnected;
-            host.leave(&node, &session.user, session.id, reason).await;
-        }
+    for host in forget_now(&node, &session, first) {
+        drop_from(&node, &session, &host).await;
     }
 }
 
@@ -324,50 +318,38 @@ async fn drop_from(node: &Node, session: &Session, host: &Host) {
     host.append_for_sure(node, body).await;
 }
 
-/// The rooms in which a session takes part over this node, as far as is known here; and whether it has
-/// gone to another one.
-fn forget_now(node: &Node, session: &Arc<Session>, first: u64) -> (Vec<Arc<Host>>, bool) {
+/// Forgets it; returns the rooms that still have it, though it has gone to another node, that it takes part over this one.
+fn forget_now(node: &Arc<Node>, session: &Arc<Session>, first: u64) -> Vec<Arc<Host>> {
     let mut sessions = lock(&node.sessions);
     let mut state = session.lock();
     let Some(moved) = state.moved.as_ref().filter(|moved| moved.first == first) else {
         // It was reclaimed meanwhile.
-        return (Vec::new(), false);
+        return Vec::new();
     };
     if moved.is_taken {
         sessions.forget_given(session, &state);
         let hosts = std::mem::take(&mut state.host_by_room);
-        return (hosts.into_values().collect(), true);
+        return hosts.into_values().collect();
     }
     node.counters.expired.add(1);
-    let hosts = end_offered(node, &mut sessions, &mut state, session);
-    (hosts.collect(), false)
+    end_offered(node, &mut sessions, &mut state, session);
+    Vec::new()
 }
 
-/// Ends a session that nobody has taken; returns the hosts of its rooms.
-fn end_offered(
-    node: &Node,
-    sessions: &mut SessionTable,
-    state: &mut State,
-    session: &Arc<Session>,
-) -> impl Iterator<Item = Arc<Host>> + use<> {
-    sessions.forget_given(session, state);
-    // Whoever has an offer of it must not take it any more.
-    state.moved = None;
-    node.emit(SessionEvent::Ended, session);
-    state.end(None).into_values()
-}
-
-/// Ends a session that nobody can take whole any more. Its device begins anew at once: its rooms keep
+/// Ends a session that nobody has taken, or can take whole any more. Its device begins anew: its rooms keep
 /// its seats.
-pub(crate) fn end_broken(
+pub(crate) fn end_offered(
     node: &Arc<Node>,
     sessions: &mut SessionTable,
     state: &mut State,
     session: &Arc<Session>,
 ) {
-    for host in end_offered(node, sessions, state, session) {
-        spawn_drop(node, session, host);
-    }
+    sessions.forget_given(session, state);
+    // Whoever has an offer of it must not take it any more.
+    state.moved = None;
+    node.emit(SessionEvent::Ended, session);
+    state.end_in_rooms(None);
+    node.keep_seats(session, state);
 }
 
 fn spawn_drop(node: &Arc<Node>, session: &Arc<Session>, host: Arc<Host>) {

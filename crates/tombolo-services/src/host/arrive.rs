@@ -255,7 +255,7 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
                 latest,
                 more: Vec::new(),
             });
-            let here = recipients(state, &sender, &to, group);
+            let here = recipients(node, state, &sender, &to, group);
             hand_over_message(node, &sender, here, &delivery, &manner)
         }
         Content::Introduction {
@@ -286,6 +286,7 @@ fn hand_over(node: &Arc<Node>, state: &State, from: &NodeId, arrival: Arrival) {
 
 /// Who of those here is meant, and why others are not.
 fn recipients<'a>(
+    node: &Node,
     state: &'a State,
     sender: &Sender,
     to: &[UserId],
@@ -294,15 +295,20 @@ fn recipients<'a>(
     let mut refused = None;
     let mut recipients: Vec<&Arc<Session>> = Vec::new();
     if let Some(group) = group {
-        let members = state.members_in(group);
-        recipients.extend(members.filter_map(|(user, _)| state.meant(user, sender.at)));
+        for (user, membership) in state.members_in(group) {
+            recipients.extend(state.meant(user, sender.at));
+            if membership.node == *node.name() && state.session_for(user, sender.at).is_none() {
+                refused.get_or_insert_with(requests::nothing_kept);
+            }
+        }
     } else if to.is_empty() {
         recipients.extend(state.everybody(sender.at));
+        refused = state.has_absent().then(requests::nothing_kept);
     }
     for user in BTreeSet::from_iter(to) {
         match state.session_for(user, sender.at) {
             Some(session) => recipients.push(session),
-            None => refused = refused.or_else(|| Some(requests::no_such_member(user))),
+            None => drop(refused.get_or_insert_with(|| state.why_not_to(user))),
         }
     }
     (recipients, refused)
@@ -334,7 +340,7 @@ fn hand_over_introduction(
 ) -> Result<(), Reject> {
     let recipient = state
         .session_for(to, sender.at)
-        .ok_or_else(|| requests::no_such_member(to))?;
+        .ok_or_else(|| state.why_not_to(to))?;
     debug_assert_ne!(recipient.id, sender.session, "a session is on one node");
     let mut ips = node.relay.relay_ips();
     ips.extend(relay_ips);

@@ -59,12 +59,15 @@ impl EmptyRooms {
 }
 
 impl State {
-    /// Whether nobody is in the room, and it is kept for no longer than devices may say.
+    /// Whether nobody is in the room, but perhaps seats are kept for some whose sessions are over, and it is kept for no
+    /// longer than devices may say.
     pub(super) fn is_empty(&self, node: &Node) -> bool {
+        let most = node.config.room_kept_max;
         let settings = self.room.settings();
         self.entrances == 0
-            && self.room.members().len() == 0
-            && settings.is_some_and(|settings| settings.empty_kept <= node.config.room_kept_max)
+            && self.session_by_user.is_empty()
+            && self.room.members().all(|(_, member)| !member.is_present())
+            && settings.is_some_and(|it| it.empty_kept <= most && it.seat_kept <= most)
     }
 }
 

@@ -271,7 +271,7 @@ impl Host {
         {
             let reject = requests::key_taken();
             requests::fail(node, &pending.session, pending.request, reject);
-            return self.send_away(node, user, membership);
+            return self.send_away(node, state, user, membership);
         }
         let waits = pending.is_some_and(|pending| {
             let mut session = pending.session.lock();
@@ -287,7 +287,7 @@ impl Host {
         });
         let Some(pending) = pending.filter(|_| waits) else {
             if !self.on_come_here(node, state, user, membership) {
-                self.send_away(node, user, membership);
+                self.send_away(node, state, user, membership);
             }
             return;
         };
@@ -328,7 +328,11 @@ impl Host {
             user: user.to_string(),
             reason: reason.as_str().to_owned(),
         };
-        if membership.node != *node.name() {
+        if membership.node == *node.name() {
+            // Its session may have ended before, and its seat was kept.
+            node.changes
+                .emit_of_room(RoomEvent::Left, &self.room, Some(user));
+        } else {
             state.remember_departed(user, membership);
             state.count_elsewhere(node.name());
         }
@@ -348,8 +352,6 @@ impl Host {
                 None => self.room_event(room_event::Kind::Left(left), String::new()),
             };
             node.push(&session, news);
-            node.changes
-                .emit_of_room(RoomEvent::Left, &self.room, Some(user));
         }
     }
 
@@ -471,15 +473,17 @@ impl Host {
 
     /// A member that claims to be here but is not: its session ended while it joined. What an earlier
     /// life of the node left behind is declared lost as a whole, with seats kept; before this life has
-    /// begun, that is all there can be.
+    /// begun, that is all there can be. Whoever is dropped does not claim to be here: its seat is kept.
     pub(super) fn send_away(
         self: &Arc<Self>,
         node: &Arc<Node>,
+        state: &State,
         user: &UserId,
         membership: &Membership,
     ) {
         let epoch = node.cluster.epoch();
-        if epoch.is_none_or(|epoch| membership.incarnation < epoch) {
+        let is_dropped = || !state.room.member(user).is_some_and(Member::is_present);
+        if epoch.is_none_or(|epoch| membership.incarnation < epoch) || is_dropped() {
             return;
         }
         let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());

@@ -463,7 +463,7 @@ impl Device {
     }
 }
 
-fn set(member: &str, object: u64, key: &str, value: i64) -> Kind {
+pub(crate) fn set(member: &str, object: u64, key: &str, value: i64) -> Kind {
     Kind::Change(v1::ChangeProperties {
         member: member.into(),
         object,

@@ -58,10 +58,15 @@ async fn the_time_in_which_a_node_stood_still_does_not_count_for_devices_that_we
     assert_eq!(bob.next_event().await, "!alice");
     // Of her 30 s five were over before.
     tokio::time::sleep(Duration::from_secs(18)).await;
-    bob.is_quiet().await;
+    assert_eq!(lab.services.stats().sessions, 3);
     tokio::time::sleep(Duration::from_secs(8)).await;
-    assert_eq!(bob.next_event().await, "-carol disconnected");
+    assert_eq!(lab.services.stats().sessions, 2);
+    // Her session is over, and her seat is kept.
     bob.is_quiet().await;
+    assert!(!carol.connect(&lab).await.unwrap().resumed);
+    let joined = carol.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(joined.members[2].seat, 2);
+    assert_eq!(bob.next_event().await, "!carol");
 }
 
 #[tokio::test(start_paused = true)]

@@ -193,6 +193,7 @@ async fn a_session_that_ends_without_the_engine_leaves_when_it_is_back() {
     alice.is_quiet().await;
     engine.set(Mood::Fine);
     tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(alice.next_event().await, "?bob");
     assert_eq!(alice.next_event().await, "-bob disconnected");
     assert!(!bob.connect(&lab).await.unwrap().resumed);
 }

@@ -22,6 +22,7 @@ mod handover;
 mod hooks;
 mod hot_cells;
 mod introductions;
+mod kept_seats;
 mod kinds;
 mod lab;
 mod matchmaker;

@@ -16,7 +16,7 @@ use crate::cluster::generated as wire;
 use crate::entropy::ResumeToken;
 use crate::events::SessionEvent;
 use crate::lock::lock;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::reject::Reject;
 use crate::services::Caller;
 use crate::session::{ResumeTokens, Session};
@@ -159,7 +159,8 @@ pub(in crate::cluster) fn handle_forward(
     if pushed.is_err() {
         tracing::info!(user = %session.user, "session ended: too far behind");
         let reject = Reject::new(ErrorCode::Limit, "too far behind");
-        node.end(&session, LeftReason::Disconnected, Some(reject));
+        let parting = Parting::Leaves(LeftReason::Disconnected);
+        node.end(&session, parting, Some(reject));
     }
 }
 
@@ -188,7 +189,8 @@ impl Node {
             Ok(false) => {}
             Err(overflow) => {
                 let reject = Reject::new(ErrorCode::Limit, overflow);
-                self.end(session, LeftReason::Disconnected, Some(reject));
+                let parting = Parting::Leaves(LeftReason::Disconnected);
+                self.end(session, parting, Some(reject));
                 session.set_settled(true);
             }
         }

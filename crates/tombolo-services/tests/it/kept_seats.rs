@@ -1,0 +1,192 @@
+//! Seats that are kept for members whose sessions are over.
+
+use std::time::Duration;
+
+use tombolo_services::{RoomEvent, Services};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode};
+
+use crate::acts::set;
+use crate::changes::next_room_change;
+use crate::cluster::{Member, cluster};
+use crate::lab::{Device, Lab, members, message};
+
+/// A device of each user in a room that keeps seats for so long, each on the node of its number.
+async fn seated<const N: usize>(
+    nodes: &[Member],
+    kept: Duration,
+    users: [(&str, usize); N],
+) -> [Device; N] {
+    let mut devices = Vec::new();
+    for (user, node) in users {
+        let mut device = nodes[node].lab.device(user).await;
+        device.join_as(keeping("r", kept)).await.unwrap();
+        devices.push(device);
+    }
+    for device in &mut devices {
+        device.drain().await;
+    }
+    devices.try_into().ok().unwrap()
+}
+
+fn keeping(room: &str, kept: Duration) -> v1::Join {
+    v1::Join {
+        room: room.into(),
+        mode: JoinMode::JoinOrCreate.into(),
+        settings: Some(v1::RoomSettings {
+            seat_kept_ms: u64::try_from(kept.as_millis()).unwrap(),
+            ..v1::RoomSettings::default()
+        }),
+        ..v1::Join::default()
+    }
+}
+
+fn sessions(services: &Services) -> usize {
+    services.stats().sessions
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seat_outlives_its_session_and_another_one_comes_back_to_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 1)];
+    let kept = Duration::from_secs(600);
+    let [mut alice, mut bob, mut carol] = seated(&nodes, kept, users).await;
+    bob.act("r", set("bob", 0, "score", 7)).await.unwrap();
+    alice.drain().await;
+    carol.drain().await;
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(sessions(&nodes[0].lab.services), 1);
+    for device in [&mut alice, &mut carol] {
+        assert_eq!(device.next_event().await, "?bob");
+        device.is_quiet().await;
+    }
+    // Nothing is kept for him but the seat, and whoever has something for him is told so; others have it.
+    let (mut from, mut to) = (&mut alice, &mut carol);
+    for _ in 0..2 {
+        for whom in [&["bob"][..], &[]] {
+            from.send(message("r", whom, b"where")).unwrap();
+            let (_, code) = from.next_refused().await;
+            assert_eq!(code, ErrorCode::Unavailable, "{} to {whom:?}", from.user);
+        }
+        assert_eq!(to.next_delivery().await.1, "where");
+        std::mem::swap(&mut from, &mut to);
+    }
+
+    for (at, other) in [(0, "alice"), (1, "carol")] {
+        let mut again = nodes[at].lab.device("bob").await;
+        let joined = again.join("r", JoinMode::Join).await.unwrap();
+        let seat = |user| {
+            let mut all = joined.members.iter();
+            all.find(|member| member.user == user).unwrap().seat
+        };
+        assert_eq!((seat("bob"), members(&joined)[1]), (1, "bob"), "by {other}");
+        again.hears_all = true;
+        let told = again.events_until_synced().await;
+        assert!(told.contains(&"bob score=7".to_owned()), "{told:?}");
+        for device in [&mut alice, &mut carol] {
+            assert_eq!(device.next_event().await, "!bob");
+        }
+        alice.send(message("r", &[], b"there")).unwrap();
+        for device in [&mut again, &mut carol] {
+            assert_eq!(device.next_delivery().await.1, "there");
+        }
+        alice.is_quiet().await;
+        again.connection = None;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for device in [&mut alice, &mut carol] {
+            assert_eq!(device.next_event().await, "?bob");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seat_is_given_up_when_its_time_is_over_and_the_node_of_its_session_tells_it() {
+    let (nodes, _) = cluster::<2>().await;
+    let kept = Duration::from_secs(600);
+    let [bob, mut carol] = seated(&nodes, kept, [("bob", 0), ("carol", 1)]).await;
+    let mut changes = nodes[0].lab.services.changes();
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(carol.next_event().await, "?bob");
+    carol.is_quiet().await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(carol.next_event().await, "-bob disconnected");
+    let change = next_room_change(&mut changes).unwrap();
+    assert_eq!(change.event, RoomEvent::Left);
+    assert_eq!(change.user.unwrap().as_str(), "bob");
+    assert_eq!(next_room_change(&mut changes), None);
+    assert_eq!(nodes[0].lab.services.stats().rooms, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_members_are_all_away_is_there_until_their_seats_are_given_up() {
+    let (nodes, _) = cluster::<1>().await;
+    let lab = &nodes[0].lab;
+    let kept = Duration::from_secs(600);
+    let [bob] = seated(&nodes, kept, [("bob", 0)]).await;
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(
+        (sessions(&lab.services), lab.services.stats().rooms),
+        (0, 1)
+    );
+    let mut bob = lab.device("bob").await;
+    let joined = bob.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(joined.members[0].seat, 0);
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert_eq!(lab.services.stats().rooms, 0);
+    let mut bob = lab.device("bob").await;
+    let gone = bob.join("r", JoinMode::Join).await;
+    assert_eq!(gone.map(drop), Err(ErrorCode::NoSuchRoom));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_away_when_the_time_of_a_drain_is_up_finds_its_seat_over_another_node() {
+    let (nodes, _) = cluster::<2>().await;
+    let kept = Duration::from_secs(600);
+    let [mut bob, mut carol] = seated(&nodes, kept, [("bob", 0), ("carol", 1)]).await;
+    bob.connection = None;
+    let drained = nodes[0].lab.services.drain(Duration::from_secs(5)).await;
+    assert_eq!((drained.moved, drained.left), (0, 1));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!bob.connect(&nodes[1].lab).await.unwrap().resumed);
+    let joined = bob.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(members(&joined), ["bob", "carol"]);
+    assert_eq!(joined.members[0].seat, 0);
+    assert_eq!(carol.next_event().await, "?bob");
+    assert_eq!(carol.next_event().await, "!bob");
+    carol.is_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_in_place_of_a_session_that_is_away_finds_its_seat() {
+    let lab = Lab::with(|config| config.sessions_per_user_max = 1);
+    let [mut alice, mut bob] = lab.members("r", ["alice", "bob"]).await;
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(alice.next_event().await, "?bob");
+    let mut again = lab.device("bob").await;
+    alice.is_quiet().await;
+    let joined = again.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(members(&joined), ["alice", "bob"]);
+    assert_eq!(alice.next_event().await, "!bob");
+    // Who says goodbye keeps no seat.
+    let goodbye = v1::client_frame::Body::Goodbye(v1::Goodbye {});
+    again.send(goodbye).unwrap();
+    assert_eq!(alice.next_event().await, "-bob left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rooms_in_which_only_seats_are_kept_are_bounded_like_empty_ones() {
+    let lab = Lab::with(|config| config.empty_rooms_max = 4);
+    let kept = Duration::from_secs(3600);
+    let mut alice = lab.device("alice").await;
+    for room in ["a", "b", "c", "d", "e"] {
+        alice.join_as(keeping(room, kept)).await.unwrap();
+    }
+    drop(alice);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let stats = lab.services.stats();
+    assert_eq!((stats.rooms, stats.rooms_crowded_out), (4, 1));
+}
