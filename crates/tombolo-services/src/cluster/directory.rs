@@ -55,6 +55,8 @@ pub(crate) struct Directory {
     /// told anew, or have another record than the one that is known.
     untold: BTreeSet<NodeId>,
     peer_by_node: BTreeMap<NodeId, Peer>,
+    /// The last lives that were said to be over: none of them comes up again, whatever the engine says.
+    over_by_node: BTreeMap<NodeId, u64>,
     /// Something has changed of what others are shown.
     has_news: bool,
     /// When this node last heard itself.
@@ -173,6 +175,7 @@ impl Directory {
             record_by_node: BTreeMap::new(),
             untold: BTreeSet::new(),
             peer_by_node: BTreeMap::new(),
+            over_by_node: BTreeMap::new(),
             has_news: true,
             echo: None,
             ticked: now,
@@ -482,12 +485,13 @@ impl Directory {
             && (epoch != record.epoch || !record.state.is_up())
         {
             self.peer_by_node.remove(&node);
+            self.note_over(&node, epoch);
             self.events.push_back(Event::Down {
                 node: node.clone(),
                 epoch,
             });
         }
-        if record.state.is_up() && known != Some(record.epoch) {
+        if record.state.is_up() && known != Some(record.epoch) && !self.is_over(record) {
             let peer = Peer {
                 epoch: record.epoch,
                 heard: now,
@@ -604,9 +608,7 @@ impl Directory {
             self.beat(now, Some(node));
         }
         for node in gone {
-            if !self.drop_without_record(&node) {
-                self.claim(&node, mine);
-            }
+            self.claim(&node, mine);
         }
     }
 

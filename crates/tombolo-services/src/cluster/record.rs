@@ -109,6 +109,22 @@ impl Load {
 }
 
 impl Record {
+    /// Of a node of which nothing else is known any more.
+    pub(crate) fn lost(name: NodeId, epoch: u64) -> Self {
+        Self {
+            name,
+            epoch,
+            process: 0,
+            state: State::Gone,
+            url: String::new(),
+            region: String::new(),
+            release: String::new(),
+            relay_ips: Vec::new(),
+            load: Load::default(),
+            heir: None,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let (heir, heir_epoch) = match &self.heir {
             Some((heir, epoch)) => (heir.to_string(), *epoch),

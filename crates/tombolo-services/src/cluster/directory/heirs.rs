@@ -50,18 +50,21 @@ impl Directory {
         if self.writes.values().any(|written| written == node) {
             return;
         }
-        let Some((record, revision)) = self.record_by_node.get(node) else {
-            return;
+        let heard_of = self.peer_by_node.get(node).map(|peer| peer.epoch);
+        let known = self.record_by_node.get(node);
+        let (expected, record) = match (known, heard_of) {
+            (Some((record, revision)), _) => (Some(*revision), record.clone()),
+            // Its record was lost, and it has not written it anew.
+            (None, Some(epoch)) => (None, Record::lost(node.clone(), epoch)),
+            (None, None) => return,
         };
-        let heard_of = self.peer_by_node.get(node).map_or(0, |peer| peer.epoch);
         let fenced = Record {
             // The record may be of an earlier life than the one that is over.
-            epoch: record.epoch.max(heard_of),
+            epoch: record.epoch.max(heard_of.unwrap_or_default()),
             state: State::Fenced,
             heir: Some((self.name.clone(), mine)),
-            ..record.clone()
+            ..record
         };
-        let expected = Some(*revision);
         self.write(expected, fenced);
     }
 
@@ -74,7 +77,13 @@ impl Directory {
         let mut orphans = Vec::new();
         for (node, (record, revision)) in &self.record_by_node {
             let lives = self.peer_by_node.contains_key(node);
-            if record.state != State::Fenced || *node == self.name || lives {
+            if *node == self.name || lives {
+                continue;
+            }
+            if self.is_over(record) {
+                orphans.push(node.clone());
+            }
+            if record.state != State::Fenced {
                 continue;
             }
             match self.inherited.get(node) {

@@ -1,12 +1,15 @@
-//! Records that the engine has lost, as when its servers come back without their disks: nobody else writes them
-//! anew, and nothing can be written over them. Where servers come back with what they had earlier, records have
+//! Records that the engine has lost, as when its servers come back without their disks: each node writes its own anew,
+//! and whoever does not answer is fenced by a record that is new. Only one of the two can be written, so a life that is
+//! over for one node is over for all, itself included. Where servers come back with what they had earlier, records have
 //! earlier revisions, and may be of earlier lives.
 
 use std::time::Instant;
 
 use tombolo_wire::NodeId;
 
-use super::{Directory, Event, Me};
+use super::super::NODES_MAX;
+use super::super::record::Record;
+use super::{Directory, Me};
 
 impl Directory {
     /// All records are told again from here on.
@@ -38,16 +41,19 @@ impl Directory {
         }
     }
 
-    /// Whoever has no record and does not answer is gone; there is nothing by which its work could be taken on.
-    pub(super) fn drop_without_record(&mut self, node: &NodeId) -> bool {
-        if self.record_by_node.contains_key(node) {
-            return false;
+    /// Remembers that a life is over.
+    pub(super) fn note_over(&mut self, node: &NodeId, epoch: u64) {
+        if self.over_by_node.len() >= NODES_MAX && !self.over_by_node.contains_key(node) {
+            self.over_by_node.pop_first();
         }
-        if let Some(peer) = self.peer_by_node.remove(node) {
-            let (node, epoch) = (node.clone(), peer.epoch);
-            self.has_news = true;
-            self.events.push_back(Event::Down { node, epoch });
-        }
-        true
+        let over = self.over_by_node.entry(node.clone()).or_default();
+        *over = epoch.max(*over);
+    }
+
+    /// Whether a record has it that a life goes on that is over: links to it have been forgotten, by one side alone
+    /// if it does not know.
+    pub(super) fn is_over(&self, record: &Record) -> bool {
+        let over = self.over_by_node.get(&record.name);
+        record.state.is_up() && over.is_some_and(|over| record.epoch <= *over)
     }
 }

@@ -227,6 +227,9 @@ fn nodes_whose_records_are_lost_write_them_anew_and_go_on() {
         let after: Vec<_> = (0..3).map(|number| world.epoch(number)).collect();
         assert_eq!(before, after, "seed {seed}");
         assert_eq!(world.fenced, 0, "seed {seed}");
+        // Who is dead is, for all, by the record of its heir.
+        let dead = world.store[&world.nodes[3].name].0.state;
+        assert_eq!(dead, State::Gone, "seed {seed}");
         for node in &world.nodes[..3] {
             let directory = node.directory.as_ref().unwrap();
             assert_eq!(directory.others().count(), 2, "seed {seed}");
@@ -239,6 +242,42 @@ fn nodes_whose_records_are_lost_write_them_anew_and_go_on() {
         world.nodes.remove(3);
         world.run(Duration::from_secs(5));
         world.assert_settled();
+    }
+}
+
+#[test]
+fn a_life_that_is_over_for_one_is_over_for_all_when_its_record_is_lost() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let before = world.epoch(0).unwrap();
+        // It cannot write its record anew in time.
+        world.nodes[0].frozen_until = Some(world.now + Duration::from_secs(3));
+        world.forget();
+        world.run(Duration::from_secs(10));
+        world.assert_settled();
+        let after = world.epoch(0).unwrap();
+        assert!(after > before, "seed {seed}: life {before} came up again");
+    }
+}
+
+#[test]
+fn a_life_that_is_over_stays_over_when_its_record_is_rolled_back() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 3, Trouble::NONE);
+        world.run(Duration::from_secs(5));
+        let before = world.epoch(0).unwrap();
+        let earlier = (world.store.clone(), world.revision);
+        // It does not hear that it was put out before nobody has it any more.
+        world.nodes[0].frozen_until = Some(world.now + Duration::from_secs(6));
+        world.run(Duration::from_secs(5));
+        world.roll_back(earlier);
+        // Who was its heir is forgotten, too.
+        world.heirs.clear();
+        world.run(Duration::from_secs(10));
+        world.assert_settled();
+        let after = world.epoch(0).unwrap();
+        assert!(after > before, "seed {seed}: life {before} came up again");
     }
 }
 
