@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -286,15 +289,19 @@ fn a_flood_at_one_relay_port_does_not_starve_the_others() {
 /// Does something while an address is sent as much as one thread can.
 fn flooding(to: SocketAddr, meanwhile: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
+    let begin = Barrier::new(2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let attacker = UdpSocket::bind("127.0.0.3:0").expect("loopback is there");
+            let _ = attacker.send_to(&[0; 1200], to);
+            begin.wait();
             let start = Instant::now();
             while !is_over.load(Ordering::Relaxed) && start.elapsed() < FLOOD_TIME_MAX {
                 // What does not fit is lost, as it would be on the way.
                 let _ = attacker.send_to(&[0; 1200], to);
             }
         });
+        begin.wait();
         meanwhile();
         is_over.store(true, Ordering::Relaxed);
     })
