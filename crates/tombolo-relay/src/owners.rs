@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU16, Ordering},
 };
 
-use tombolo_turn::server::{RelayAddr, ShardIndex};
+use tombolo_turn::server::{Carrier, RelayAddr, ShardIndex};
 
 use crate::socket::SharedNumbers;
 
@@ -54,6 +54,21 @@ impl PortOwners {
 
     /// How many numbers there are.
     pub(crate) const NUMBERS: usize = NUMBERS;
+
+    /// Whether a shard can take an address to relay UDP or TCP, unless another one is faster.
+    pub(crate) fn is_free(&self, address: RelayAddr, carrier: Carrier) -> bool {
+        match carrier {
+            Carrier::Udp => {
+                let number = self.number(address.0);
+                number.is_some_and(|number| number.load(Ordering::Relaxed) == 0)
+                    && !self.avoided.contains(&address.0.port())
+            }
+            Carrier::Tcp => {
+                let place = self.place(address.0);
+                place.is_some_and(|place| !self.listeners[place].load(Ordering::Relaxed))
+            }
+        }
+    }
 
     /// Takes an address for a shard; `false` if one has it already.
     pub(crate) fn claim(&self, address: RelayAddr, shard: ShardIndex) -> bool {

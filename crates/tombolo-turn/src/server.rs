@@ -252,6 +252,19 @@ impl Server {
         }
     }
 
+    /// Chooses an address for a [`Command::BindPort`] or [`Command::ListenPort`] that nobody else has,
+    /// where the driver can tell at once: the one of the command, or another one at random. `None`
+    /// if none is free; the answer is [`PortError::NoneFree`] then.
+    #[must_use]
+    pub fn choose_port(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        is_free: impl Fn(RelayAddr) -> bool,
+    ) -> Option<RelayAddr> {
+        self.choose_again(now, id, is_free)
+    }
+
     /// Takes the answer to a [`Command::BindPort`] or [`Command::ListenPort`]: the address that is bound now, or why none is.
     pub fn handle_port(
         &mut self,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use tombolo_turn::server::{
-    AuthError, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr, Transport,
+    AuthError, Carrier, Command, ConnectError, Event, FiveTuple, Fragment, PortError, RelayAddr,
+    RequestId, Transport,
 };
 use tracing::{debug, info, warn};
 
@@ -50,8 +51,8 @@ impl Shard {
 
     fn execute(&mut self, now: Instant, command: Command) {
         match command {
-            Command::BindPort { id, address } => {
-                let result = self.bind_port(address);
+            Command::BindPort { id, .. } => {
+                let result = self.bind_port(now, id);
                 self.core.handle_port(now, id, result);
             }
             Command::Authenticate {
@@ -74,8 +75,8 @@ impl Shard {
                     self.relays.owners().release_listener(address);
                 }
             }
-            Command::ListenPort { id, address } => {
-                let result = self.listen_port(address);
+            Command::ListenPort { id, .. } => {
+                let result = self.listen_port(now, id);
                 self.core.handle_port(now, id, result);
             }
             Command::ConnectPeer { connection, at, to } => {
@@ -103,12 +104,10 @@ impl Shard {
         }
     }
 
-    /// An address that another shard has, or another socket had when the relay started, is no error: the next
-    /// choice is another one.
-    fn bind_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
-        if !self.relays.claim(address) {
-            return Err(PortError::InUse);
-        }
+    /// An address that another socket had when the relay started is no error: the next choice is another
+    /// one.
+    fn bind_port(&mut self, now: Instant, id: RequestId) -> Result<RelayAddr, PortError> {
+        let address = self.claim(now, id, Carrier::Udp)?;
         let opened = self.relays.open(address, &self.poller);
         opened.map(|()| address).map_err(|error| {
             self.io.relay_port_errors += 1;
@@ -123,16 +122,38 @@ impl Shard {
     }
 
     /// The kernel would let two shards listen at one address that both have bound at the same time.
-    fn listen_port(&mut self, address: RelayAddr) -> Result<RelayAddr, PortError> {
-        if !self.relays.owners().claim_listener(address) {
-            return Err(PortError::InUse);
-        }
+    fn listen_port(&mut self, now: Instant, id: RequestId) -> Result<RelayAddr, PortError> {
+        let address = self.claim(now, id, Carrier::Tcp)?;
         let result = self.peers.listen(address);
         if result.is_err() {
             self.io.relay_port_errors += 1;
             self.relays.owners().release_listener(address);
         }
         result
+    }
+
+    /// Takes an address for this shard. The core alone would choose among those, too, that other shards
+    /// have, and find none when there are few left.
+    fn claim(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        carrier: Carrier,
+    ) -> Result<RelayAddr, PortError> {
+        let (core, relays) = (&mut self.core, &self.relays);
+        let is_free = |address| relays.owners().is_free(address, carrier);
+        for _ in 0..CLAIM_TRIES {
+            let address = core.choose_port(now, id, is_free);
+            let address = address.ok_or(PortError::NoneFree)?;
+            let is_claimed = match carrier {
+                Carrier::Udp => relays.claim(address),
+                Carrier::Tcp => relays.owners().claim_listener(address),
+            };
+            if is_claimed {
+                return Ok(address);
+            }
+        }
+        Err(PortError::InUse)
     }
 
     /// A stream connection may be silent as long as its client has an allocation. An event does not say
@@ -239,3 +260,6 @@ impl Shard {
         Some((SocketId::Server(u32::try_from(position).ok()?), source))
     }
 }
+
+/// How often another shard may take an address first that was free a moment ago.
+const CLAIM_TRIES: usize = 8;

@@ -16,6 +16,7 @@ mod mobility;
 mod moving;
 mod operating;
 mod plain;
+mod ports;
 mod proxy;
 mod relaying;
 mod streams;

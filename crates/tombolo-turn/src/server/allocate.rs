@@ -14,7 +14,7 @@ use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocation::{Allocation, Carrier, Relays};
 use super::auth::{Identity, User};
 use super::ledger::{Holder, Network, Usage};
-use super::ports::Parity;
+use super::ports::{Parity, port_after};
 use super::reply::{Ask, Rejection};
 use super::stats::Refusal;
 use super::stray::ShardIndex;
@@ -128,7 +128,7 @@ impl Server {
         }
         let lifetime = self.granted_lifetime(now, identity, requested_lifetime(message)?);
         // 10. and 11. Whether the user and the shard have room.
-        self.check_room(ask, identity, wish)?;
+        self.check_allocations(holder_of(ask, &identity.user), wish.quota())?;
         let kind = AllocationKind { carrier, is_mobile };
         self.begin(now, ask, identity.clone(), lifetime, kind, wish)
     }
@@ -160,6 +160,10 @@ impl Server {
             Err(PortError::Unavailable) => {
                 self.ports.untake(pending.asked);
                 self.retry(now, &mut pending);
+            }
+            Err(PortError::NoneFree) => {
+                self.ports.untake(pending.asked);
+                self.give_up_step(now, &mut pending);
             }
         }
         match pending.state {
@@ -230,11 +234,6 @@ impl Server {
         judged.map_err(|_| Refusal::ClientTunnelled)
     }
 
-    fn check_room(&self, ask: Ask, identity: &Identity, wish: Wish) -> Result<(), Refusal> {
-        let holder = holder_of(ask, &identity.user);
-        self.check_allocations(holder, wish.quota())
-    }
-
     fn begin(
         &mut self,
         now: Instant,
@@ -247,7 +246,9 @@ impl Server {
         let mut bound = Vec::new();
         let steps: VecDeque<Step> = match wish {
             Wish::One(family, parity) => [Step::One(family, parity)].into(),
-            Wish::EvenAndNext(family) => [Step::One(family, Parity::Even), Step::Next].into(),
+            Wish::EvenAndNext(family) => {
+                [Step::One(family, Parity::EvenAndNext), Step::Next].into()
+            }
             Wish::Both(parity) => BOTH.map(|family| Step::One(family, parity)).into(),
             Wish::Reserved(token) => {
                 bound.push(self.redeem(now, token, &identity)?);
@@ -302,11 +303,7 @@ impl Server {
                 self.pending.insert(id, pending);
                 return;
             }
-            pending.tries_left = match step {
-                Step::Next => pending.tries_left,
-                Step::One(_, _) => 0,
-            };
-            self.retry(now, &mut pending);
+            self.give_up_step(now, &mut pending);
         }
         if pending.bound.is_empty() {
             self.refuse_ports(now, pending);
@@ -321,7 +318,43 @@ impl Server {
             Step::One(family, parity) => (family, parity),
         };
         let ip = self.relay_ip(family)?;
-        self.ports.choose(now, &mut self.rng, ip, parity)
+        self.ports.choose(now, &mut self.rng, ip, parity, |_| true)
+    }
+
+    /// Keeps the port that was chosen for a request if it is free elsewhere too, or chooses another one.
+    pub(super) fn choose_again(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        is_free: impl Fn(RelayAddr) -> bool,
+    ) -> Option<RelayAddr> {
+        let pending = self.pending.get(&id)?;
+        let (asked, step) = (pending.asked, *pending.steps.front()?);
+        let is_good = is_free(asked)
+            && match step {
+                Step::One(_, Parity::EvenAndNext) => port_after(asked).is_some_and(&is_free),
+                Step::One(_, Parity::Any | Parity::Even) | Step::Next => true,
+            };
+        if is_good {
+            return Some(asked);
+        }
+        // No other one than the next is of use.
+        let Step::One(family, parity) = step else {
+            return None;
+        };
+        let ip = self.relay_ip(family)?;
+        let chosen = self.ports.choose(now, &mut self.rng, ip, parity, is_free)?;
+        self.ports.untake(asked);
+        self.pending.get_mut(&id)?.asked = chosen;
+        Some(chosen)
+    }
+
+    /// Decides how to go on where no port is free for the first step. There may be other pairs.
+    fn give_up_step(&mut self, now: Instant, pending: &mut Pending) {
+        if let Some(Step::One(_, _)) = pending.steps.front() {
+            pending.tries_left = 0;
+        }
+        self.retry(now, pending);
     }
 
     /// Decides how to go on after the first step failed: with another port, or without it.
@@ -332,7 +365,8 @@ impl Server {
                 && let Some(even) = pending.bound.pop()
             {
                 let family = AddressFamily::of(even.0.ip());
-                pending.steps.push_front(Step::One(family, Parity::Even));
+                let pair = Step::One(family, Parity::EvenAndNext);
+                pending.steps.push_front(pair);
                 self.release(now, even);
             }
             return;

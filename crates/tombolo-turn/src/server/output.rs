@@ -34,7 +34,8 @@ pub enum Command {
     BindPort {
         /// Names the answer.
         id: RequestId,
-        /// The address to bind, chosen at random among the free ones of this shard.
+        /// The address to bind, chosen at random among the free ones of this shard. See
+        /// [`Server::choose_port`](super::Server::choose_port) for one that no other shard has either.
         address: RelayAddr,
     },
     /// Listen for TCP connections at this address and answer with [`Server::handle_port`](super::Server::handle_port); then tell
@@ -113,6 +114,10 @@ pub enum PortError {
     /// Someone else has it; another port may do.
     #[error("port in use")]
     InUse,
+    /// Someone else has it and all others that would do: see
+    /// [`Server::choose_port`](super::Server::choose_port).
+    #[error("no port free")]
+    NoneFree,
     /// The host has no socket left, or not this address.
     #[error("no socket available")]
     Unavailable,

@@ -26,6 +26,8 @@ pub(super) struct Ports {
 pub(super) enum Parity {
     Any,
     Even,
+    /// Where the one after it is free too.
+    EvenAndNext,
 }
 
 impl Ports {
@@ -39,26 +41,36 @@ impl Ports {
         }
     }
 
-    /// Takes a random free port; one that rests only when there is no other.
+    /// Takes a random free port, of which `is_free_elsewhere` holds too; one that rests only when there is
+    /// no other.
     pub(super) fn choose(
         &mut self,
         now: Instant,
         rng: &mut ChaCha12Rng,
         ip: IpAddr,
         parity: Parity,
+        is_free_elsewhere: impl Fn(RelayAddr) -> bool,
     ) -> Option<RelayAddr> {
         self.wake(now);
         if self.range.is_empty() {
             return None;
         }
         let at = |port: u16| RelayAddr(SocketAddr::new(ip, port));
-        let fits = |port: u16| match parity {
-            _ if self.own.contains(&port) => false,
-            Parity::Any => true,
-            Parity::Even => port.is_multiple_of(2),
+        let holds = |port: u16, is_so: &dyn Fn(u16) -> bool| match parity {
+            Parity::Any => is_so(port),
+            Parity::Even => port.is_multiple_of(2) && is_so(port),
+            Parity::EvenAndNext => {
+                port.is_multiple_of(2) && is_so(port) && port.checked_add(1).is_some_and(is_so)
+            }
         };
-        let is_free = |port: &u16| fits(*port) && !self.taken.has(at(*port));
-        let is_rested = |port: &u16| !self.is_resting.has(at(*port));
+        let is_usable = |port| {
+            self.range.contains(&port)
+                && !self.taken.has(at(port))
+                && !self.own.contains(&port)
+                && is_free_elsewhere(at(port))
+        };
+        let is_free = |port: &u16| holds(*port, &is_usable);
+        let is_rested = |port: &u16| holds(*port, &|port| !self.is_resting.has(at(port)));
         let chosen = (0..TRIES)
             .map(|_| rng.random_range(self.range.clone()))
             .find(|port| is_free(port) && is_rested(port))
@@ -77,8 +89,8 @@ impl Ports {
 
     /// Takes the port right after `relay`, which RFC 8656 §7.2 reserves; `None` if it is taken.
     pub(super) fn choose_next(&mut self, relay: RelayAddr) -> Option<RelayAddr> {
-        let port = relay.0.port().checked_add(1)?;
-        let next = RelayAddr(SocketAddr::new(relay.0.ip(), port));
+        let next = port_after(relay)?;
+        let port = next.0.port();
         let is_usable = self.range.contains(&port) && !self.own.contains(&port);
         (is_usable && self.taken.set(next)).then_some(next)
     }
@@ -119,6 +131,12 @@ impl Ports {
             self.is_resting.clear(relay);
         }
     }
+}
+
+/// Returns the address with the port right after that of `relay`.
+pub(super) fn port_after(relay: RelayAddr) -> Option<RelayAddr> {
+    let port = relay.0.port().checked_add(1)?;
+    Some(RelayAddr(SocketAddr::new(relay.0.ip(), port)))
 }
 
 /// A set of relayed addresses, as one bit for each port of a family: a shard has at most one relay IP
@@ -193,7 +211,7 @@ mod tests {
         let mut ports = Ports::new(100..=163, [7, 120].into());
         let now = Instant::now();
         let mut all: Vec<_> = (0..63)
-            .filter_map(|_| ports.choose(now, &mut rng, IP, Parity::Any))
+            .filter_map(|_| ports.choose(now, &mut rng, IP, Parity::Any, |_| true))
             .collect();
         all.sort();
         all.dedup();
@@ -202,7 +220,7 @@ mod tests {
             all.iter().all(|relay| relay.0.port() != 120),
             "it is the node's own"
         );
-        assert_eq!(ports.choose(now, &mut rng, IP, Parity::Any), None);
+        assert_eq!(ports.choose(now, &mut rng, IP, Parity::Any, |_| true), None);
     }
 
     #[test]
@@ -211,14 +229,17 @@ mod tests {
         let mut ports = Ports::new(100..=101, BTreeSet::new());
         let now = Instant::now();
         let first = ports
-            .choose(now, &mut rng, IP, Parity::Any)
+            .choose(now, &mut rng, IP, Parity::Any, |_| true)
             .expect("is free");
         ports.rest(now, first);
         let second = ports
-            .choose(now, &mut rng, IP, Parity::Any)
+            .choose(now, &mut rng, IP, Parity::Any, |_| true)
             .expect("is free");
         assert_ne!(first, second);
-        assert_eq!(ports.choose(now, &mut rng, IP, Parity::Any), Some(first));
+        assert_eq!(
+            ports.choose(now, &mut rng, IP, Parity::Any, |_| true),
+            Some(first)
+        );
     }
 
     #[test]
@@ -231,7 +252,7 @@ mod tests {
         }
         // As if the lowest one could never be bound.
         let chosen = (0..8).filter_map(|_| {
-            let relay = ports.choose(now, &mut rng, IP, Parity::Any)?;
+            let relay = ports.choose(now, &mut rng, IP, Parity::Any, |_| true)?;
             ports.rest(now, relay);
             Some(relay.0.port())
         });
@@ -240,12 +261,32 @@ mod tests {
     }
 
     #[test]
+    fn the_last_pair_of_free_ports_is_found() {
+        let mut rng = ChaCha12Rng::from_seed([1; 32]);
+        let mut ports = Ports::new(100..=1100, [301].into());
+        let now = Instant::now();
+        let at = |port| RelayAddr(SocketAddr::new(IP, port));
+        // The neighbours of the others are taken here, elsewhere, the node's own, or beyond.
+        let free = [200, 300, 301, 400, 401, 500, 501, 601, 1100];
+        for port in (100..=1100).filter(|port| !free.contains(port)) {
+            ports.take(at(port));
+        }
+        let is_free_elsewhere = |relay| relay != at(401);
+        let pair = Parity::EvenAndNext;
+        let chosen = ports.choose(now, &mut rng, IP, pair, is_free_elsewhere);
+        assert_eq!(chosen, Some(at(500)));
+        assert_eq!(ports.choose_next(at(500)), Some(at(501)));
+        let chosen = ports.choose(now, &mut rng, IP, pair, is_free_elsewhere);
+        assert_eq!(chosen, None);
+    }
+
+    #[test]
     fn even_ports_are_even_and_the_next_one_is_odd() {
         let mut rng = ChaCha12Rng::from_seed([1; 32]);
         let mut ports = Ports::new(100..=103, BTreeSet::new());
         let now = Instant::now();
         let even = ports
-            .choose(now, &mut rng, IP, Parity::Even)
+            .choose(now, &mut rng, IP, Parity::Even, |_| true)
             .expect("is free");
         assert_eq!(even.0.port() % 2, 0);
         let next = ports.choose_next(even).expect("is free");
