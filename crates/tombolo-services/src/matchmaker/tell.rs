@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tombolo_match::{
-    Backfill, BackfillEnd, BackfillId, Body, EndReason, Event, Formed, MatchId, Name, Pool,
+    Backfill, BackfillEnd, BackfillId, Body, Device, EndReason, Event, Formed, MatchId, Name, Pool,
     Seating, Ticket, TicketId, Time,
 };
 use tombolo_room::SessionId;
@@ -234,7 +234,6 @@ impl State {
         let kind = match_event::Kind::Failed(v1::MatchFailed { number: id.0 });
         for ticket in requeued {
             self.note_ticket(node, ticket);
-            self.suspect_all(node, ticket);
             self.tell_ticket(pool, ticket, &kind, None, told);
         }
         let beginning = self.beginning.remove(&id).into_iter();
@@ -258,13 +257,16 @@ impl State {
         devices.any(|(_, device)| *device == session)
     }
 
-    /// While a ticket was out of the pool, sessions of its users may have come here of which the pool was not told.
-    fn suspect_all(&self, node: &Node, ticket: &TicketId) {
+    /// Of sessions that have come here the pool may not have been told, as while a ticket was out of it, or when whoever
+    /// wrote the ticket had not read yet that its users have moved.
+    fn suspect_strays(&self, node: &Node, ticket: &TicketId) {
+        let pool = &self.pool.rules().name;
         let ticket = self.pool.ticket(ticket);
         for player in ticket.iter().flat_map(|ticket| &ticket.players) {
-            if let Some(device) = &player.device {
-                let pool = &self.pool.rules().name;
-                let session = SessionId(device.session.0);
+            let session = player.device.as_ref().filter(|at| !is_here(node, at));
+            let session = session.map(|at| SessionId(at.session.0));
+            if let Some(session) = session.filter(|id| lock(&node.sessions).by_id.contains_key(id))
+            {
                 node.matchmaker.suspect_in(pool, session, &player.user);
             }
         }
@@ -320,6 +322,7 @@ impl State {
     }
 
     fn note_ticket(&mut self, node: &Node, ticket: &TicketId) {
+        self.suspect_strays(node, ticket);
         let mut devices = devices_here(node, &self.pool, ticket);
         let here = self.here.get(ticket);
         let standing = self.pool.standing(ticket);
@@ -447,10 +450,14 @@ fn devices_here(node: &Node, pool: &Pool, ticket: &TicketId) -> Devices {
         .flat_map(|standing| &standing.ticket.players);
     let devices = players.filter_map(|player| {
         let device = player.device.as_ref()?;
-        let is_here = device.node == *node.name() && device.incarnation == node.incarnation();
-        is_here.then(|| (player.user.clone(), SessionId(device.session.0)))
+        is_here(node, device).then(|| (player.user.clone(), SessionId(device.session.0)))
     });
     devices.collect()
+}
+
+/// Whether the pool has a device on this life of this node.
+fn is_here(node: &Node, device: &Device) -> bool {
+    device.node == *node.name() && device.incarnation == node.incarnation()
 }
 
 /// How a ticket stands.

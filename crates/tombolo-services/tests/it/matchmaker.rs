@@ -276,6 +276,43 @@ async fn a_ticket_goes_with_its_device_to_another_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ticket_that_was_written_for_where_its_device_was_follows_it() {
+    let (nodes, local) = cluster::<2>().await;
+    let mut alice = seeker(&nodes[0], "alice").await;
+    submit(&mut alice, "duel", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    let key = pool_key(&local, "pool").await;
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let mut ticket = loop {
+        if let TailEvent::Entry { entry, .. } = tail.next().await.unwrap()
+            && let Ok((_, entry)) = Entry::decode(&entry)
+            && let Body::Submitted(ticket) = entry.body
+        {
+            break ticket;
+        }
+    };
+    ask(&mut alice, "duel", cancel(1)).await.unwrap();
+    alice.connection = None;
+    assert!(alice.connect(&nodes[1]).await.unwrap().resumed);
+    // Whoever has her in its party has not read yet that she has moved.
+    ticket.id = tombolo_match::TicketId([2; 16]);
+    let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
+    let operation = tombolo_match::OperationId([2; 16]);
+    let body = Body::Submitted(ticket);
+    let entry = Entry { time, body }.encode(operation);
+    let operation = tombolo_engine::OperationId(operation.0);
+    let appended = local.append(&key, entry, Purpose::More, Expect::Any, operation);
+    appended.await.unwrap();
+    // The node that she has left tells her of it only as long as her session might be on its way.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut bob = seeker(&nodes[0], "bob").await;
+    submit(&mut bob, "duel", 3, &[("bob", 0.0)]).await.unwrap();
+    let room = found(&mut bob).await.room;
+    assert_eq!(found(&mut alice).await.room, room);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ticket_that_waits_for_nobody_who_is_away_outlives_a_move_to_another_node() {
     let (nodes, _) = cluster::<2>().await;
     for (round, wait) in [0, 10, 1500, 5000].into_iter().enumerate() {
