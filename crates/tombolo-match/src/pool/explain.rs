@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Pool;
+use super::balance;
 use super::candidate::Gate;
+use super::finish;
 use super::group::{Group, View};
 use super::improve::Draft;
 use super::search::{Outcome, Pass, Progress, Search};
 use super::seat::{Key, Seat};
 use super::tally::{Look, Tally};
-use crate::rules::Check;
+use crate::rules::{Check, Topology};
 use crate::word::{Name, TicketId, Time};
 
 /// How many other tickets an explanation looks at, those that come first first.
@@ -30,7 +32,8 @@ const LOOKS_MAX: u64 = 8192;
 pub struct Why {
     /// How many others were looked at.
     pub looked_at: usize,
-    /// How many of them fit: when there are some, there are too few.
+    /// How many of them fit: when there are some, there are too few. Where two alone would be a match, rules of the whole match hold
+    /// of it, too.
     pub fit: usize,
     /// What stands in the way, and how often; the most frequent first.
     pub obstacles: Vec<Excluded>,
@@ -337,6 +340,8 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
     let (ours, theirs) = (gates(one), gates(other));
     let is_older = (one.since, one.order) < (other.since, other.order);
     let mut obstacles = Vec::new();
+    // What is asked of the whole match.
+    let mut asked = Vec::new();
     for (number, rule) in view.rules.rules.iter().enumerate() {
         let judge = view.rules.judge;
         let mut tally = Tally::new(rule);
@@ -346,6 +351,8 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
         if is_met || !tally.fits(rule, judge, look) {
             obstacles.push(Obstacle::Rule(rule.name.clone()));
         }
+        tally.add(rule, judge, look);
+        asked.extend(tally.limit().map(|limit| (rule, number, limit)));
     }
     let (mine, yours) = (&one.candidate.demands, &other.candidate.demands);
     if !mine.accept(&other.candidate, view.symbols) {
@@ -355,8 +362,31 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
         obstacles.push(Obstacle::TheirQuery);
     }
     group.clear(view.rules);
-    if !group.has_room(view, a) || !group.add(view, a) || !group.has_room(view, b) {
+    if !group.has_room(view, a) || !group.add(view, a) || !group.add(view, b) {
         obstacles.push(Obstacle::Teams);
+    } else if obstacles.is_empty() && finish::is_match(view, group) {
+        let broken = asked
+            .iter()
+            .filter(|(rule, number, limit)| match rule.check {
+                Check::Balance { measure, .. } => {
+                    balance::unevenness(view, &group.sides, *number, measure) > *limit
+                }
+                Check::Connectivity {
+                    topology: Topology::Host,
+                    ..
+                } => !finish::has_host(view, group),
+                Check::Equal { .. }
+                | Check::Overlap { .. }
+                | Check::Distance { .. }
+                | Check::Range { .. }
+                | Check::Latency { .. }
+                | Check::Block
+                | Check::Connectivity {
+                    topology: Topology::Mesh,
+                    ..
+                } => false,
+            });
+        obstacles.extend(broken.map(|(rule, ..)| Obstacle::Rule(rule.name.clone())));
     }
     obstacles
 }

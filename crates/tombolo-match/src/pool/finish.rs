@@ -116,6 +116,27 @@ fn named(view: View<'_>, sides: &Sides, is_new: impl Fn(Key) -> bool) -> Vec<Sid
     named.collect()
 }
 
+/// Whether a group would be a match by its size and by its teams, and only the rules of the whole were left to keep.
+pub(super) fn is_match(view: View<'_>, group: &mut Group) -> bool {
+    let shape = &view.rules.shape;
+    let waits = group.members.iter().map(|key| view.waited(*key));
+    let waited = waits.max().unwrap_or_default();
+    let min_of = |team: &Team| team.min_at(waited);
+    let is_enough = group.size >= shape.players_min(waited).max(2);
+    let sides = &mut group.sides;
+    is_enough
+        && group.size.is_multiple_of(shape.multiple)
+        && (sides.is_enough(shape, view.roles, view.seats, min_of)
+            || sides.pack_for(shape, view.roles, view.seats, min_of))
+}
+
+/// Whether somebody reaches all others of a group.
+pub(super) fn has_host(view: View<'_>, group: &Group) -> bool {
+    let devices = devices(view, &group.members);
+    let host = host(view, &devices, None, |_| true);
+    host.is_some_and(|(_, reached)| reached + 1 >= devices.len())
+}
+
 /// Whether those who play already have nobody who reaches them all, or not the one who hosts them.
 fn is_broken(
     view: View<'_>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_match::{Excluded, Obstacle, Relaxation, Value};
+use tombolo_match::{Excluded, Obstacle, Reach, Relaxation, Value};
 
 use crate::world::{World, asking, having, id, name, skilled, solo, text};
 
@@ -216,4 +216,48 @@ fn to_say_who_will_fit_first_is_cheap_even_where_many_never_will() {
     assert_eq!(relaxation.ticket, id(98));
     assert_eq!(relaxation.after, Duration::from_secs(216));
     assert!(why.work < 4 * OTHERS, "{}", why.work);
+}
+
+#[test]
+fn rules_of_the_whole_match_are_told_where_they_keep_two_apart_and_when_they_no_longer_do() {
+    for (rule, reaches) in [
+        (
+            "{ kind = \"balance\", attribute = \"skill\", max = 100, relax = { every = \"5s\", by = 50, limit = 400 } }",
+            [Reach::Open, Reach::Open],
+        ),
+        (
+            "{ kind = \"connectivity\", topology = \"host\", required = true, relax = { off = \"20s\" } }",
+            [Reach::Symmetric, Reach::PortRestricted],
+        ),
+    ] {
+        let rule = rule.replacen('{', "{ name = \"whole\",", 1);
+        let mut world = World::new(&format!(
+            "name = \"duel\"\nteams = [{{ name = \"side\", quantity = 2, min = 1, max = 1 }}]\nrules = [{rule}]"
+        ));
+        for ((number, skill), reach) in [(1, 1000.0), (2, 1300.0)].into_iter().zip(reaches) {
+            let mut ticket = skilled(number, &[skill]);
+            ticket.players[0].reach = reach;
+            world.submit(ticket).unwrap();
+        }
+        assert!(world.matched().is_empty());
+        let why = world.pool.explain(&id(1), world.now).unwrap();
+        let obstacle = Obstacle::Rule(name("whole"));
+        let excluded = Excluded {
+            obstacle: obstacle.clone(),
+            count: 1,
+            alone: 1,
+        };
+        assert_eq!((why.looked_at, why.fit), (1, 0), "{rule}");
+        assert_eq!(why.obstacles, [excluded], "{rule}");
+        let expected = Relaxation {
+            ticket: id(2),
+            after: Duration::from_secs(20),
+            obstacles: vec![obstacle],
+        };
+        assert_eq!(why.relaxation, Some(expected), "{rule}");
+        world.wait(19);
+        assert!(world.matched().is_empty(), "{rule}");
+        world.wait(1);
+        assert_eq!(world.matched(), [["u1", "u2"]], "{rule}");
+    }
 }
