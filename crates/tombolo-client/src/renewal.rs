@@ -73,7 +73,7 @@ impl Next {
 struct Over;
 
 /// Waits until it is time; false when the application has given another token before.
-async fn wait(next: Option<&Next>, given: &mut watch::Receiver<()>) -> bool {
+async fn wait(next: Option<&Next>, given: &mut watch::Receiver<u64>) -> bool {
     let due = async {
         match next {
             Some(next) => tokio::time::sleep(next.after).await,

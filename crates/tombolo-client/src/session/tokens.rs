@@ -66,7 +66,7 @@ impl fmt::Debug for Credential {
 
 /// Pauses between attempts, which are over as soon as the application gives another token: also one that
 /// it has given since the pause before began, as the attempt in between may have shown the old one.
-pub(super) struct Pauses(watch::Receiver<()>);
+pub(super) struct Pauses(watch::Receiver<u64>);
 
 impl Pauses {
     /// The next pause.
@@ -83,13 +83,14 @@ impl Pauses {
 /// The device's token, whoever needs it.
 pub(crate) struct Tokens {
     issuer: Issuer,
-    /// One question at a time: whoever waits for it has the same answer.
-    asking: tokio::sync::Mutex<JoinSet<Answer>>,
+    /// One question at a time: whoever waits for it has the same answer. With each, how many tokens the application had
+    /// given before.
+    asking: tokio::sync::Mutex<JoinSet<(u64, Answer)>>,
     held: Mutex<Option<String>>,
     /// Of the one that is held: what is said of one before it changes nothing, so this is changed under its lock.
     state: watch::Sender<TokenState>,
-    /// Tells when the application has given one.
-    given: watch::Sender<()>,
+    /// How many the application has given; tells when it gives one.
+    given: watch::Sender<u64>,
 }
 
 impl Tokens {
@@ -99,14 +100,14 @@ impl Tokens {
             asking: tokio::sync::Mutex::default(),
             held: Mutex::new(credential.token),
             state: watch::Sender::new(TokenState::Good),
-            given: watch::Sender::new(()),
+            given: watch::Sender::new(0),
         }
     }
 
     /// Takes the application's next token.
     pub(crate) fn give(&self, token: String) {
         self.hold(token);
-        self.given.send_replace(());
+        self.given.send_modify(|given| *given += 1);
     }
 
     /// The token that a node is shown.
@@ -153,7 +154,7 @@ impl Tokens {
     }
 
     /// Tells of tokens that the application gives from now on.
-    pub(crate) fn watch_given(&self) -> watch::Receiver<()> {
+    pub(crate) fn watch_given(&self) -> watch::Receiver<u64> {
         self.given.subscribe()
     }
 
@@ -171,7 +172,8 @@ impl Tokens {
         {
             return Ok(token.clone());
         }
-        match ask_in_time(&mut asking, source, SOURCE_TIMEOUT).await {
+        let given = *self.given.borrow();
+        match ask_in_time(&mut asking, source, given, SOURCE_TIMEOUT).await {
             Ok(token) => {
                 self.hold(token.clone());
                 Ok(token)
@@ -215,23 +217,31 @@ impl Tokens {
 }
 
 /// Asks the application in a task of its own: where its code panics, or blocks, it holds up nothing else. One that
-/// blocks cannot be ended, and would block another thread each time: what was asked before is waited for first.
-async fn ask_in_time(asking: &mut JoinSet<Answer>, source: &Source, time: Duration) -> Answer {
+/// blocks cannot be ended, and would block another thread each time: what was asked before is waited for first. Its answer
+/// counts unless the application has given another token since then.
+async fn ask_in_time(
+    asking: &mut JoinSet<(u64, Answer)>,
+    source: &Source,
+    given: u64,
+    time: Duration,
+) -> Answer {
     let late = || Err("the application's source took too long".to_owned());
     let source = Arc::clone(source);
     let asked = async {
         while let Some(before) = asking.join_next().await {
-            if let Ok(Ok(token)) = before {
+            if let Ok((given_before, Ok(token))) = before
+                && given_before == given
+            {
                 return Ok(token);
             }
         }
         asking.spawn(async move {
             let asked = async { source().await };
             let asked = tokio::time::timeout(time, asked).await;
-            asked.unwrap_or_else(|_| late())
+            (given, asked.unwrap_or_else(|_| late()))
         });
         match asking.join_next().await {
-            Some(Ok(asked)) => asked,
+            Some(Ok((_, asked))) => asked,
             Some(Err(_)) | None => Err("the application's source panicked".to_owned()),
         }
     };
@@ -269,16 +279,24 @@ mod tests {
             async { Ok(answer) }.boxed()
         });
         let mut asking = JoinSet::new();
+        let mut ask = async |given, time| ask_in_time(&mut asking, &source, given, time).await;
         while asked.try_recv().is_err() {
-            ask_in_time(&mut asking, &source, SHORT).await.unwrap_err();
+            ask(0, SHORT).await.unwrap_err();
         }
         for _ in 0..3 {
-            ask_in_time(&mut asking, &source, SHORT).await.unwrap_err();
+            ask(0, SHORT).await.unwrap_err();
         }
         answer.send("late".to_owned()).unwrap();
-        let late = ask_in_time(&mut asking, &source, LONG).await;
-        assert_eq!(late, Ok("late".to_owned()));
+        assert_eq!(ask(0, LONG).await, Ok("late".to_owned()));
         assert!(asked.try_recv().is_err(), "one more thread is blocked");
+        // The application has given a token while it was blocked again.
+        while asked.try_recv().is_err() {
+            ask(0, SHORT).await.unwrap_err();
+        }
+        for token in ["old", "new"] {
+            answer.send(token.to_owned()).unwrap();
+        }
+        assert_eq!(ask(1, LONG).await, Ok("new".to_owned()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -291,7 +309,8 @@ mod tests {
         });
         let mut asking = JoinSet::new();
         for _ in 0..3 {
-            ask_in_time(&mut asking, &source, LONG).await.unwrap_err();
+            let asked = ask_in_time(&mut asking, &source, 0, LONG).await;
+            asked.unwrap_err();
         }
         assert_eq!(asked.try_iter().count(), 3);
     }
