@@ -318,6 +318,11 @@ impl Shared {
         &self.shop.net
     }
 
+    #[cfg(test)]
+    pub(crate) fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
     fn is_own(&self, user: &UserId) -> bool {
         let info = self.info.borrow();
         info.as_ref().is_some_and(|info| info.user == *user)

@@ -1,5 +1,6 @@
 //! A device's links: which there are, and the way of introductions and connections to them.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) const HANDSHAKES_MAX: usize = 64;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why links end with their device.
 const DEVICE_CLOSED: &str = "the device is closed";
+/// Introductions that began links and are remembered, lest what they carry is delivered once more.
+const BEGUN_MAX: usize = 512;
 /// Links to one device that deliver while the next one waits.
 const DELIVERING_MAX: usize = 16;
 
@@ -67,6 +70,8 @@ pub(crate) struct Links {
     shop: Shop,
     /// The oldest first.
     links: Mutex<Vec<Link>>,
+    /// Who has begun a link by which attempt; the oldest first.
+    begun: Mutex<VecDeque<(PublicKey, u64)>>,
 }
 
 struct Link {
@@ -156,6 +161,7 @@ impl Links {
         Arc::new(Self {
             shop,
             links: Mutex::default(),
+            begun: Mutex::default(),
         })
     }
 
@@ -190,6 +196,7 @@ impl Links {
         let mut before = Vec::new();
         for link in of_peer {
             if link.accepts(&introduction) {
+                self.remember(&introduction);
                 link.on_introduction(introduction);
                 // The peer has begun anew, and takes nothing from those before.
                 before
@@ -199,7 +206,7 @@ impl Links {
             }
             before.push(link);
         }
-        if introduction.update || introduction.answers != 0 {
+        if introduction.update || introduction.answers != 0 || !self.remember(&introduction) {
             tracing::debug!(user = %target.user, "introduction of a link that is over: ignored");
             return None;
         }
@@ -302,6 +309,20 @@ impl Links {
             is_forgotten: false,
         });
         Ok(peer)
+    }
+
+    /// Remembers what a link begins with; whether that is new. A node may hand it over again.
+    fn remember(&self, introduction: &Introduction) -> bool {
+        let who = (PublicKey(introduction.keys.identity), introduction.attempt);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.contains(&who) {
+            return false;
+        }
+        if begun.len() >= BEGUN_MAX {
+            begun.pop_front();
+        }
+        begun.push_back(who);
+        true
     }
 
     fn forget(&self, attempt: u64) {
@@ -516,6 +537,38 @@ mod tests {
             }
             link(&alice, &bob, policy).await;
         }
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_introduction_that_is_handed_over_again_begins_no_other_link() {
+        let node = node().await;
+        let bob = device(&node, "bob").await;
+        let links = bob.0.links();
+        let introduction = |attempt| {
+            let message = v1::Introduction {
+                attempt,
+                keys: Some((&Keys::generate().unwrap().public()).into()),
+                ..v1::Introduction::default()
+            };
+            Introduction::parse(message).unwrap()
+        };
+        let target = Target {
+            meeting: Meeting::Room(RoomId::parse("r").unwrap()),
+            user: UserId::parse("alice").unwrap(),
+            policy: Policy::Any,
+        };
+        let first = introduction(1);
+        let begin = |introduction| links.on_introduced(target.clone(), introduction);
+        for introduction in [first.clone(), introduction(1)] {
+            let peer = begin(introduction).expect("a link begins");
+            links.lock().iter().for_each(|link| link.end("over"));
+            peer.closed().await;
+            while !links.lock().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(begin(first).is_none());
         node.shutdown().await;
     }
 
