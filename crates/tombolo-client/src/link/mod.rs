@@ -16,6 +16,8 @@ mod nat;
 mod paths;
 mod rouse;
 mod streams;
+#[cfg(test)]
+mod testing;
 mod window;
 
 use std::convert::Infallible;

@@ -74,6 +74,10 @@ impl Paths {
                     .as_ref()
                     .is_some_and(|(_, there)| *there == address);
                 let is_coming = self.opening.as_ref().is_some_and(|(to, _)| *to == address);
+                if is_there {
+                    // The agent has come back to it: what is on its way is not wanted any more.
+                    self.opening = None;
+                }
                 // Only QUIC's client opens paths; the server adopts what it sees.
                 if self.is_client && !is_there && !is_coming {
                     let opening = open(self.connection.clone(), mapped(address));
@@ -150,6 +154,11 @@ impl Paths {
         let Some(path) = self.connection.path(id).filter(|_| id != PathId::ZERO) else {
             return;
         };
+        if self.policy == Policy::Relay {
+            // The peer may know this device's address from elsewhere. It may have closed it already.
+            _ = path.close();
+            return;
+        }
         if self.is_client {
             return self.close_unwanted(&path);
         }
@@ -256,5 +265,73 @@ async fn opened(opening: &mut Option<(SocketAddr, Opening)>) -> (Path, SocketAdd
     match opening {
         Some((address, opening)) => (opening.await, *address),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tombolo_wire::UserId;
+
+    use super::super::pair;
+    use super::super::testing::connected;
+    use super::*;
+
+    /// Another way to the same endpoint.
+    fn at(server: SocketAddr, host: u8) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), server.port()))
+    }
+
+    async fn paths(connection: noq::Connection, is_client: bool, policy: Policy) -> Paths {
+        let net = Net::bind(true).await.unwrap();
+        let (_, ends) = pair(UserId::parse("bob").unwrap(), [0; 32], 1, net);
+        let place = ends.place.clone();
+        Paths::new(place, connection, PeerId(1), is_client, policy)
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_to_stay_with_the_relay_takes_no_path_that_the_peer_opens() {
+        let (ends, client, server) = connected().await;
+        let to = mapped(at(ends[0].local_addr().unwrap(), 2));
+        let mut paths = paths(server, false, Policy::Relay).await;
+        let mut events = client.path_events();
+        let opening = client.open_path_ensure(to, PathStatus::Available);
+        let opening = async {
+            _ = opening.await;
+            loop {
+                if let Some(Ok(PathEvent::Abandoned { .. })) = events.next().await {
+                    break;
+                }
+            }
+        };
+        let following = async {
+            while paths.direct.is_none() {
+                paths.step().await;
+            }
+        };
+        tokio::select! {
+            () = opening => {}
+            () = following => panic!("data goes straight"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_on_its_way_is_not_wanted_when_the_agent_comes_back_to_the_one_there_is() {
+        let (ends, client, _server) = connected().await;
+        let mut paths = paths(client, true, Policy::Any).await;
+        let server = ends[0].local_addr().unwrap();
+        let direct = |host| RouteNow {
+            route: Route::Direct(at(server, host)),
+            rtt: None,
+        };
+        paths.follow(&direct(2));
+        while paths.direct.is_none() {
+            paths.step().await;
+        }
+        paths.follow(&direct(3));
+        assert!(paths.opening.is_some());
+        paths.follow(&direct(2));
+        assert!(paths.opening.is_none());
     }
 }

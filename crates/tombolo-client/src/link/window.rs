@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::OUTGOING_BYTES_MAX;
 use super::message::RELIABLE_BYTES_MAX;
 
-/// What there can be of one link, in all of its streams: whoever is in a room with this device may link with it unasked.
+/// What there can be of one link, in all of its streams: whoever is in a room with this device may link with it unasked. As
+/// memory it is an eighth more while messages come in.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The window of a link of which nothing is held.
 const LINK_WINDOW_BYTES: usize = HELD_BYTES_MAX - STEP_BYTES - PART_BYTES_MAX;
@@ -98,10 +99,9 @@ mod tests {
     use tokio::task::JoinSet;
     use tombolo_path::{Credentials, PeerConfig};
 
-    use super::super::driver::transport_config;
+    use super::super::testing::connected;
     use super::super::{INCOMING_MESSAGES_MAX, Incoming, Lane, Outgoing, Received, streams};
     use super::*;
-    use crate::keys::{Accepted, Keys};
     use crate::net::Net;
 
     /// Time enough for whatever flows, which is virtual.
@@ -177,22 +177,7 @@ mod tests {
 
     /// A link's connection, what keeps it, and what the application receives of it.
     async fn linked() -> (impl Sized, noq::Connection, mpsc::Receiver<Received>) {
-        let [here, there] = [Keys::generate().unwrap(), Keys::generate().unwrap()];
-        let accepted = Accepted::default();
-        accepted.insert(there.identity);
-        let crypto = here.server_config(accepted).unwrap();
-        let mut server = noq::ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::new(transport_config()));
-        let loopback = ([127, 0, 0, 1], 0).into();
-        let near = noq::Endpoint::server(server, loopback).unwrap();
-        let far = noq::Endpoint::client(loopback).unwrap();
-        let crypto = there.client_config(here.identity).unwrap();
-        let mut client = noq::ClientConfig::new(Arc::new(crypto));
-        client.transport_config(Arc::new(transport_config()));
-        let at = near.local_addr().unwrap();
-        let connecting = far.connect_with(client, at, "peer").unwrap();
-        let accepting = async { near.accept().await.unwrap().await.unwrap() };
-        let (sending, receiving) = tokio::join!(connecting, accepting);
+        let (ends, sending, receiving) = connected().await;
         let net = Net::bind(true).await.unwrap();
         let credentials = || Credentials::from_seed([1; 32]);
         let peer = PeerConfig::new(credentials(), credentials(), false);
@@ -205,6 +190,6 @@ mod tests {
             peer,
         };
         tokio::spawn(streams::read(receiving, incoming));
-        ((near, far), sending.unwrap(), received)
+        (ends, sending, received)
     }
 }
