@@ -14,6 +14,7 @@ mod introduction;
 mod message;
 mod nat;
 mod paths;
+mod payload;
 mod rouse;
 mod streams;
 #[cfg(test)]

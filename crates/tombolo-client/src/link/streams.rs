@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::message::{
     LENGTH_BYTES, Lane, Message, RELIABLE_BYTES_MAX, STREAM_ORDERED, STREAM_UNORDERED, frame,
 };
+use super::payload::Payload;
 use super::window::{PART_BYTES_MAX, Share};
 use super::{Incoming, Outgoing, Received};
 
@@ -204,23 +205,22 @@ async fn read_stream(mut stream: noq::RecvStream, incoming: &Incoming) -> Option
     }
 }
 
-/// Reads so many bytes, or fewer that the peer ends its stream with. What was only promised takes no memory.
+/// Reads so many bytes, or fewer that the peer ends its stream with.
 async fn read_payload(
     stream: &mut noq::RecvStream,
     bytes_max: usize,
     share: &mut Share,
 ) -> Option<Bytes> {
-    let mut payload = BytesMut::new();
+    let mut payload = Payload::default();
     while payload.len() < bytes_max {
         let part_max = PART_BYTES_MAX.min(bytes_max - payload.len());
         let Some(part) = stream.read_chunk(part_max).await.ok()? else {
             break;
         };
         share.add(part.len());
-        // A copy, since a small part may be of a large packet.
-        payload.extend_from_slice(&part);
+        payload.add(&part);
     }
-    Some(payload.freeze())
+    Some(payload.finish())
 }
 
 impl Incoming {
