@@ -172,7 +172,8 @@ impl Agent {
         }
     }
 
-    /// Notes that the peer link received an authentic packet from a direct address. Cheap.
+    /// Notes that the peer link received a packet from a direct address. Cheap. Whether it is authentic need not be known
+    /// yet: whoever forges it only puts off the suspicion of a silent route, until consent expires.
     pub fn handle_received(&mut self, _now: Instant, peer: PeerId, from: SocketAddr) {
         if let Some(peer) = self.peers.get_mut(&peer)
             && peer.route == Route::Direct(canonical(from))

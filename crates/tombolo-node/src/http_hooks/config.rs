@@ -19,8 +19,8 @@ pub struct HttpHooksConfig {
     pub tls: Arc<rustls::ClientConfig>,
     /// About what it is asked; all else passes.
     pub questions: BTreeSet<HookQuestion>,
-    /// How long an answer may take, connecting included. 2 s by default, and never longer than
-    /// [`HttpHooksConfig::TIMEOUT_MAX`].
+    /// How long an answer may take, connecting included. 2 s by default; with more than
+    /// [`HttpHooksConfig::TIMEOUT_MAX`] the services give up first.
     pub timeout: Duration,
     /// Questions under way at once, and as many commands beside them, each of which may take a connection; further
     /// ones are refused. 256 by default. One user has a quarter of them at most, or 32 where that is more.
