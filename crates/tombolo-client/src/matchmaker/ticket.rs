@@ -284,14 +284,21 @@ impl Ticket {
         room: &Room,
         players: impl IntoIterator<Item = Player>,
     ) -> Result<TicketStatus, Error> {
-        let players = players.into_iter();
+        let mut players: Vec<_> = players.into_iter().collect();
+        // Whose ticket it is comes first.
+        let own = self.device.session().user;
+        players.sort_by_key(|player| player.user != own);
         let change = v1::ChangeTicket {
             id: self.state.id_on_wire(),
-            players: players.map(|player| (&player).into()).collect(),
+            players: players.iter().map(v1::MatchPlayer::from).collect(),
             party: room.id().to_string(),
         };
-        match self.ask(match_request::Kind::Change(change)).await? {
-            match_response::Result::Status(status) => Ok(parse_status(&status)),
+        let asked = match_request::Kind::Change(change.clone());
+        match self.ask(asked).await? {
+            match_response::Result::Status(status) => {
+                self.state.has_changed(change);
+                Ok(parse_status(&status))
+            }
             match_response::Result::Done(_)
             | match_response::Result::Why(_)
             | match_response::Result::Backfill(_) => Err(other_question()),
@@ -360,8 +367,8 @@ impl Drop for Ticket {
 pub(super) struct TicketState {
     pub(super) pool: String,
     pub(super) id: TicketId,
-    /// How it was submitted; `None` when another device did it.
-    submit: Option<v1::SubmitTicket>,
+    /// How it was submitted, with the party that it has by now; `None` when another device did it.
+    submit: Mutex<Option<v1::SubmitTicket>>,
     /// How the device is reached, as was said last; `None` when the application says it.
     reach: Mutex<Option<Reach>>,
     told: Mutex<Told>,
@@ -387,7 +394,7 @@ impl TicketState {
         Self {
             pool: pool.to_owned(),
             id,
-            submit,
+            submit: Mutex::new(submit),
             reach: Mutex::new(reach),
             told: Mutex::default(),
             news: Notify::new(),
@@ -405,7 +412,7 @@ impl TicketState {
     }
 
     async fn ask_to_wait(&self, session: &session::Handle) -> Result<(), Error> {
-        let Some(mut submit) = self.submit.clone() else {
+        let Some(mut submit) = self.submitted().clone() else {
             return self.ask_to_come_back(session).await;
         };
         let reach = *self.reach();
@@ -445,7 +452,19 @@ impl TicketState {
 
     /// Whether another device has submitted it.
     pub(super) fn is_of_others(&self) -> bool {
-        self.submit.is_none()
+        self.submitted().is_none()
+    }
+
+    /// It has another party: who submits it again does so with that.
+    fn has_changed(&self, change: v1::ChangeTicket) {
+        if let Some(submit) = &mut *self.submitted() {
+            submit.players = change.players;
+            submit.party = change.party;
+        }
+    }
+
+    fn submitted(&self) -> MutexGuard<'_, Option<v1::SubmitTicket>> {
+        self.submit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether that is another than was said last, and to be said.

@@ -283,6 +283,54 @@ async fn a_party_is_asked_plays_together_and_fills_up_its_running_match() {
     assert_eq!(status.ended.as_deref(), Some("filled"));
 }
 
+#[tokio::test]
+async fn a_party_changes_while_its_ticket_waits() {
+    let node = node().await;
+    let alice = device(&node, "alice").await;
+    let bob = device(&node, "bob").await;
+    let options = RoomOptions::default;
+    let party = alice.rooms().create("party-1", options()).await.unwrap();
+    let with_bob = bob.rooms().join("party-1", options()).await.unwrap();
+    soon(joined(&party, "bob")).await;
+    let ticket = alice.matchmaker().ticket("trio");
+    let ticket = ticket.party(&party, [Player::new(user("bob"))]);
+    let for_alice = ticket.submit().await.unwrap();
+    let mut for_bob = soon(bob.matchmaker().next_ticket()).await.unwrap();
+
+    drop(with_bob);
+    let alone = [Player::new(user("alice"))];
+    for_alice.change_party(&party, alone).await.unwrap();
+    loop {
+        match soon(for_bob.next_event()).await.unwrap() {
+            TicketEvent::Waits(_) => {}
+            TicketEvent::Ended(reason) => break assert_eq!(reason, "cancelled"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut others = Vec::new();
+    for name in ["carol", "dave"] {
+        let device = device(&node, name).await;
+        let room = device.rooms().join("party-1", options()).await.unwrap();
+        soon(joined(&party, name)).await;
+        others.push((device, room));
+    }
+    let all = ["carol", "alice", "dave"].map(|name| Player::new(user(name)));
+    for_alice.change_party(&party, all).await.unwrap();
+    let found = soon(for_alice.found()).await.unwrap();
+    let mut users: Vec<_> = found.teams[0]
+        .members
+        .iter()
+        .map(|(user, _)| user.to_string())
+        .collect();
+    users.sort_unstable();
+    assert_eq!(users, ["alice", "carol", "dave"]);
+    for (device, _) in &others {
+        let ticket = soon(device.matchmaker().next_ticket()).await.unwrap();
+        let also = soon(ticket.found()).await.unwrap();
+        assert_eq!(also.room.id(), found.room.id());
+    }
+}
+
 /// Its teams, each of one party.
 fn teams_of(found: &Match) -> Vec<(Name, Vec<Vec<Player>>)> {
     let teams = found.teams.iter().map(|team| {

@@ -1,7 +1,9 @@
 //! Tickets, whatever becomes of sessions and handles.
 
 use bytes::Bytes;
-use tombolo_client::{Device, Error, ErrorCode, Ticket, TicketEvent, TicketId};
+use tombolo_client::{
+    Device, Error, ErrorCode, Player, RoomOptions, Ticket, TicketEvent, TicketId,
+};
 use tombolo_wire::v1::{
     MatchDone, MatchEvent, MatchFailed, MatchFound, MatchProposed, MatchResponse, Request,
     TicketEnded, TicketStatus, Welcome, match_event, match_request, match_response, request,
@@ -87,6 +89,48 @@ async fn a_ticket_is_submitted_again_when_the_session_is_lost_before_it_waits() 
         }
     });
     ticket.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_ticket_is_submitted_with_the_party_that_it_has_by_then() {
+    let script = Script::new().await;
+    let (device, mut line) = script.device().await;
+    let rooms = device.rooms();
+    let joining = async {
+        let join = line.request().await;
+        line.joined(&join, &["alice", "bob"]).await;
+    };
+    let (room, ()) = tokio::join!(rooms.join("party-1", RoomOptions::default()), joining);
+    let room = room.unwrap();
+    let ticket = waiting(&device, &mut line).await;
+    let party = ["bob", "alice"].map(|name| Player::new(name.parse().unwrap()));
+    let changing = async {
+        let change = line.request().await;
+        line.answer(&change, waits()).await;
+    };
+    let (changed, ()) = tokio::join!(ticket.change_party(&room, party), changing);
+    changed.unwrap();
+
+    let mut line = script.forget(line).await;
+    let again = loop {
+        let request = line.request().await;
+        match &request.kind {
+            Some(request::Kind::Join(_)) => line.joined(&request, &["alice", "bob"]).await,
+            Some(_) if comes_back(&request) => line.refuse(&request, ErrorCode::NoSuchThing).await,
+            Some(request::Kind::Matchmaker(about)) => match &about.kind {
+                Some(match_request::Kind::Submit(submit)) => break submit.clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    let users: Vec<_> = again
+        .players
+        .iter()
+        .map(|player| &player.user[..])
+        .collect();
+    assert_eq!(users, ["alice", "bob"], "whose ticket it is comes first");
+    assert_eq!(again.party, "party-1");
 }
 
 #[tokio::test]
