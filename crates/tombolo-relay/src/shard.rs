@@ -17,6 +17,7 @@ mod receive;
 mod relays;
 mod reply;
 mod token;
+mod too_long;
 
 use std::{
     collections::HashMap,
@@ -33,6 +34,7 @@ use self::{
     parcels::Parcels,
     relays::RelaySide,
     token::{SocketId, Source},
+    too_long::TooLong,
 };
 pub(crate) use self::{parcels::Parcel, peers::Peers};
 use crate::{
@@ -78,6 +80,7 @@ pub(crate) struct Shard {
     replies: Vec<Transmit>,
     io: IoStats,
     port_failures: Repeated,
+    too_long: TooLong,
 }
 
 struct ServerSocket {
@@ -167,6 +170,7 @@ impl Shard {
             replies: Vec::with_capacity(SLOTS),
             io: IoStats::default(),
             port_failures: Repeated::default(),
+            too_long: TooLong::default(),
         })
     }
 
@@ -202,6 +206,7 @@ impl Shard {
         };
         self.is_woken = next == Next::Again;
         self.handle_sockets(now);
+        self.tell_too_long(now);
         if !self.is_eventful && self.core.is_drained() {
             return Ok(next);
         }

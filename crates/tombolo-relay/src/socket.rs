@@ -26,5 +26,5 @@ pub(crate) use self::{
     sender::{Outgoing, Sender, Sent, Trains},
     shared::SharedNumbers,
     slots::{SEGMENTS_MAX, SLOTS, Slots},
-    udp::{UdpSocket, raise_open_files_limit},
+    udp::{UdpSocket, mtu_towards, raise_open_files_limit},
 };

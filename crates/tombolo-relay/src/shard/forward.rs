@@ -1,6 +1,6 @@
 //! From the core to sockets: what becomes of packets.
 
-use std::{ops::Range, time::Instant};
+use std::{io, ops::Range, time::Instant};
 
 use tombolo_turn::server::{Forward, Fragment, PeerAddr, RelayAddr, Server, Transport};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     IoStats,
     link::Loss,
-    socket::{Outgoing, Sender, Sent, UdpSocket},
+    socket::{Outgoing, Sender, Sent},
 };
 
 impl Shard {
@@ -181,10 +181,16 @@ impl Shard {
                 packets,
             );
             let Some(mut sent) = sent else { continue };
-            if sent.too_long > 0 && may_divide(group.via(), group.fragment()) {
+            if sent.too_long > 0 {
                 let slots = &self.slots;
-                let too_long = |place| group.parts(place, slots);
-                send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+                if group.fragment() == Fragment::Forbidden {
+                    let ends = |place| (group.parts(place, slots).0, group.to(place));
+                    let sender = relays.sender_of(sender, group.via());
+                    self.too_long.note(relays, group.via(), sender, ends);
+                } else if may_divide(group.via(), group.fragment()) {
+                    let too_long = |place| group.parts(place, slots);
+                    send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+                }
             }
             self.io.count(sent);
         }
@@ -220,9 +226,15 @@ impl Shard {
         let (servers, relays, sender) = (&self.servers, &mut self.relays, &mut self.sender);
         let sent = send_via(servers, relays, sender, via, fragment, packets);
         let Some(mut sent) = sent else { return };
-        if sent.too_long > 0 && may_divide(via, fragment) {
-            let too_long = |_| (packet.header, packet.payload);
-            send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+        if sent.too_long > 0 {
+            if fragment == Fragment::Forbidden {
+                let ends = |_| (packet.header, packet.to);
+                let sender = relays.sender_of(sender, via);
+                self.too_long.note(relays, via, sender, ends);
+            } else if may_divide(via, fragment) {
+                let too_long = |_| (packet.header, packet.payload);
+                send_divided(&mut self.relays, &mut self.sender, &mut sent, too_long);
+            }
         }
         self.io.count(sent);
     }
@@ -244,13 +256,20 @@ pub(super) fn send_via<'a>(
         }
         SocketId::Relay(index) => {
             let socket = &relays.ports.get(index)?.socket;
-            Some(with_fragment(socket, fragment, || {
-                sender.send(socket, packets)
-            }))
+            Some(with_fragment(
+                |fragment| socket.set_fragment(fragment),
+                fragment,
+                || sender.send(socket, packets),
+            ))
         }
         SocketId::Steered(index) => {
             let (sender, end) = relays.steered.as_mut()?.sender_for(index)?;
-            Some(sender.send(&end.socket.send, packets))
+            let socket = &end.socket.send;
+            Some(with_fragment(
+                |fragment| socket.set_fragment(fragment),
+                fragment,
+                || sender.send(socket, packets),
+            ))
         }
     }
 }
@@ -300,15 +319,19 @@ fn send_divided<'a>(
     }
 }
 
-/// Sends with the DF bit as `fragment` says.
-fn with_fragment<T>(socket: &UdpSocket, fragment: Fragment, send: impl FnOnce() -> T) -> T {
+/// Sends with the DF bit as `fragment` says, of which `set` tells the socket.
+fn with_fragment<T>(
+    set: impl Fn(Fragment) -> io::Result<()>,
+    fragment: Fragment,
+    send: impl FnOnce() -> T,
+) -> T {
     if fragment == Fragment::Allowed {
         return send();
     }
     // Failure is unheard of, and would let routers cut up what they could refuse otherwise.
-    let _ = socket.set_fragment(fragment);
+    let _ = set(fragment);
     let result = send();
-    let _ = socket.set_fragment(Fragment::Allowed);
+    let _ = set(Fragment::Allowed);
     result
 }
 

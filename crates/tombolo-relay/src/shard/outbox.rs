@@ -124,6 +124,11 @@ impl<'a> Group<'a> {
         self.outbox.at(self.order[0]).packet.fragment
     }
 
+    /// Where the packet in a place of the group is sent.
+    pub(super) fn to(self, place: usize) -> SocketAddr {
+        self.outbox.at(self.order[place]).packet.to
+    }
+
     /// The header and the payload of the packet in a place of the group.
     pub(super) fn parts(self, place: usize, slots: &'a Slots) -> (&'a [u8], &'a [u8]) {
         let Placed { packet, header } = self.outbox.at(self.order[place]);

@@ -198,6 +198,14 @@ impl RelaySide {
         })
     }
 
+    /// What has sent through a socket: `bound`, or what sends through raw ones.
+    pub(super) fn sender_of<'a>(&'a self, bound: &'a Sender, via: SocketId) -> &'a Sender {
+        match (via, &self.steered) {
+            (SocketId::Steered(_), Some(steered)) => &steered.sender,
+            (SocketId::Steered(_) | SocketId::Relay(_) | SocketId::Server(_), _) => bound,
+        }
+    }
+
     /// Notes that a packet of this batch leaves by a bound socket.
     fn choose(&mut self, index: u32) {
         if let (Some(steered), Some(port)) = (&mut self.steered, self.ports.get_mut(index)) {

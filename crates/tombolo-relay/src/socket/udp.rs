@@ -149,10 +149,12 @@ impl UdpSocket {
         let value = match fragment {
             // Of IPv4, and unlike "don't", it lets the socket know which of its datagrams were too big.
             Fragment::Allowed if is_v4 => libc::IP_PMTUDISC_OMIT,
+            // Of IPv6 only who sends can cut up, so the kernel has to believe whoever says how much fits the
+            // way. It takes nothing below 1280 bytes for true.
             Fragment::Allowed => libc::IPV6_PMTUDISC_DONT,
             // Routers say what is too long. What the kernel has heard so far may be made up.
             Fragment::Forbidden if is_v4 => libc::IP_PMTUDISC_PROBE,
-            Fragment::Forbidden => libc::IPV6_PMTUDISC_DO,
+            Fragment::Forbidden => libc::IPV6_PMTUDISC_PROBE,
         };
         set_option(&self.socket, level, option, value)
     }
@@ -197,6 +199,33 @@ impl AsRawFd for UdpSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// The length of the longest packet that can leave towards an address in one piece, as far as the kernel
+/// knows; costs some system calls.
+pub(crate) fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
+    let socket = open(to)?;
+    socket.connect(&to.into())?;
+    let (level, option) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one int at most, and how long it is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw mut mtu).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(mtu).map_err(io::Error::other)
 }
 
 /// Lets this process have as many descriptors as its hard limit allows: each allocation takes one.

@@ -85,6 +85,34 @@ fn a_client_is_told_how_big_its_datagrams_may_be_by_whichever_router() {
     });
 }
 
+/// No router says so.
+#[test]
+fn a_client_is_told_that_what_must_not_be_cut_up_is_too_big_for_the_first_step() {
+    in_namespace(|| {
+        for io in WAYS {
+            for (ip, expected) in [
+                (v4(), icmp(3, 4, 1500)),
+                (Ipv6Addr::LOCALHOST.into(), icmp(2, 0, 1500)),
+            ] {
+                let relay = start(ip, io);
+                let peer = Echo::start(ip);
+                // Frames of a stream leave one by one, and datagrams in batches.
+                let mut devices = vec![Device::tcp(&relay, "alice")];
+                if ip.is_ipv4() {
+                    devices.push(Device::udp(&relay, "bob"));
+                }
+                for mut device in devices {
+                    device.allocate();
+                    device.bind(peer.address);
+                    device.send(peer.address, b"before");
+                    device.send_undivided(peer.address, &[7; 4000]);
+                    assert_eq!(told(&mut device), (peer.address, expected), "{io:?} {ip}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn errors_about_strangers_and_of_no_meaning_reach_nobody() {
     in_namespace(|| {
@@ -192,26 +220,66 @@ fn assert_nothing_is_cut_up(io: IoMode, peer: SocketAddr) {
     assert_eq!(undivided, [1228], "{io:?}");
 }
 
-/// The lengths of the packets to a peer that bring this payload of 1200 bytes there, and of those before.
+/// Of IPv6 the kernel has to believe what it hears, since nobody else cuts up.
+#[test]
+fn made_up_errors_over_ipv6_lose_nothing_that_must_not_be_cut_up() {
+    in_namespace(|| {
+        ip_command(&["link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
+        ip_command(&["address", "add", "fd09::1/64", "dev", "v0", "nodad"]);
+        ip_command(&["link", "set", "v0", "up"]);
+        ip_command(&["link", "set", "v1", "up"]);
+        for (io, last) in WAYS.into_iter().zip(8..) {
+            let peer = format!("fd09::9{last}");
+            let mac = ["lladdr", "02:00:00:00:00:99", "dev", "v0"];
+            ip_command(&[&["neigh", "add", &peer], &mac[..]].concat());
+            let peer: SocketAddr = format!("[{peer}]:9").parse().expect("it is one");
+            let here: IpAddr = "fd09::1".parse().expect("a literal");
+            let relay = Relay::bind(RelayConfig {
+                io,
+                allow_peers: vec!["fd09::/64".parse().expect("a literal")],
+                ..relay_config(here)
+            });
+            let relay = relay.expect("steering is possible");
+            let mut alice = Device::tcp(&relay, "alice");
+            let at_alice = alice.allocate();
+            alice.bind(peer);
+            let router = Router::at("fd09::1");
+            let other = UdpSocket::bind((here, 0)).expect("there are free ports");
+            let at_other = other.local_addr().expect("it is bound");
+            for victim in [at_alice, at_other] {
+                router.send(victim, &too_big(victim, peer, 1280));
+            }
+            let of_other = lengths(peer, |payload| _ = other.send_to(payload, peer));
+            assert_eq!(of_other.len(), 2, "{io:?}: the kernel has this one");
+            let undivided = lengths(peer, |payload| alice.send_undivided(peer, payload));
+            assert_eq!(undivided, [40 + 8 + 1300], "{io:?}");
+        }
+    });
+}
+
+/// The lengths of the packets to a peer that bring a payload of 1200 bytes there, over IPv6 of 1300, and of
+/// those before.
 fn lengths(peer: SocketAddr, send: impl FnOnce(&[u8])) -> Vec<usize> {
     // What comes in at the other end of the way.
-    let ip = Protocol::from(i32::from(0x0800_u16.to_be()));
+    let (kind, destination, bytes): (u16, _, u32) = match peer.ip() {
+        IpAddr::V4(ip) => (0x0800, (16, ip.octets().to_vec()), 1200),
+        IpAddr::V6(ip) => (0x86dd, (24, ip.octets().to_vec()), 1300),
+    };
+    let ip = Protocol::from(i32::from(kind.to_be()));
     let mut wire = Socket::new(Domain::PACKET, Type::DGRAM, Some(ip)).expect("it is permitted");
     let is_set = wire.set_read_timeout(Some(TOLD_WITHIN_MAX));
     is_set.expect("it is not zero");
-    let payload: Vec<u8> = (0..1200u32).map(|i| i as u8).collect();
+    let payload: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
     send(&payload);
-    let IpAddr::V4(to) = peer.ip() else {
-        unreachable!("it is of IPv4")
-    };
+    let (at, to) = destination;
     let mut lengths = Vec::new();
     let mut buffer = [0; 65_536];
     loop {
         let length = wire.read(&mut buffer).expect("it comes");
         let packet = &buffer[..length];
-        if packet[16..20] == to.octets() {
+        if packet[at..].starts_with(&to) {
             lengths.push(length);
-            if packet.ends_with(&payload[1100..]) {
+            if packet.ends_with(&payload[payload.len() - 50..]) {
                 return lengths;
             }
         }

@@ -93,6 +93,17 @@ impl Server {
 }
 
 impl PeerError {
+    /// A datagram to `peer` is longer than the way in one piece. 0 stands for an MTU that is not known.
+    #[must_use]
+    pub fn too_big(peer: SocketAddr, mtu: u32) -> Self {
+        let (kind, code) = match peer {
+            SocketAddr::V4(_) => V4_TOO_BIG,
+            SocketAddr::V6(_) => (V6_TOO_BIG, 0),
+        };
+        let data = mtu.to_be_bytes();
+        Self { kind, code, data }
+    }
+
     /// `None` for a type that is not passed on. See RFC 8656 §11.5.
     fn to_attribute(self, peer: SocketAddr) -> Option<Icmp> {
         let (is_relevant, is_too_big) = if peer.is_ipv4() {
