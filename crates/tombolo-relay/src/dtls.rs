@@ -156,17 +156,20 @@ impl Drop for Place {
 pub(crate) struct Out {
     sockets: Vec<UdpSocket>,
     sender: Sender,
+    counters: Arc<StreamCounters>,
 }
 
 impl Out {
-    pub(crate) fn new(sockets: Vec<UdpSocket>) -> Option<Self> {
+    pub(crate) fn new(sockets: Vec<UdpSocket>, counters: &Arc<StreamCounters>) -> Option<Self> {
         let trains = sockets.first()?.trains();
         Some(Self {
             sockets,
             sender: Sender::new(trains),
+            counters: Arc::clone(counters),
         })
     }
 
+    /// Sends a datagram, or drops and counts it.
     fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let has = |socket: &&UdpSocket| {
             socket.local_addr().is_ok_and(|address| {
@@ -176,7 +179,7 @@ impl Out {
             })
         };
         let Some(socket) = self.sockets.iter().find(has) else {
-            return;
+            return self.counters.dtls_unsendable.add(1);
         };
         let packet = Outgoing {
             to,
@@ -185,7 +188,10 @@ impl Out {
             payload,
             padding: 0,
         };
-        self.sender.send(socket, std::iter::once(packet));
+        let sent = self.sender.send(socket, std::iter::once(packet));
+        self.counters.dtls_congested.add(sent.congested);
+        let unsendable = sent.too_long + sent.refused;
+        self.counters.dtls_unsendable.add(unsendable);
     }
 }
 
@@ -351,6 +357,24 @@ const DATAGRAM_BYTES_MAX: usize = 17 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_datagram_that_cannot_be_sent_is_counted() {
+        let counters = Arc::new(StreamCounters::default());
+        let address = "127.0.0.1:0".parse().expect("a literal");
+        let socket = UdpSocket::bind_server(address).expect("loopback is there");
+        let own = socket.local_addr().expect("it is bound");
+        let mut out = Out::new(vec![socket], &counters).expect("there is a socket");
+        out.send(own, own, b"to itself");
+        assert_eq!(counters.stats().dtls_unsendable, 0);
+        // No other host is reached from loopback.
+        let elsewhere = "192.0.2.1:9".parse().expect("a literal");
+        out.send(own, elsewhere, b"out");
+        assert_eq!(counters.stats().dtls_unsendable, 1);
+        out.send(elsewhere, own, b"by a socket that is not there");
+        assert_eq!(counters.stats().dtls_unsendable, 2);
+        assert_eq!(counters.stats().dtls_congested, 0);
+    }
 
     #[test]
     fn a_datagram_that_is_longer_than_any_of_dtls_does_not_wait() {

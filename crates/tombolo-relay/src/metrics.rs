@@ -274,6 +274,8 @@ const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_dtls_failed", Counter, "DTLS handshakes, cookies and associations that failed.", |s| s.dtls_failed),
     ("tombolo_relay_handshakes_displaced", Counter, "TLS and DTLS handshakes given up for newcomers from other networks.", |s| s.handshakes_displaced),
     ("tombolo_relay_dtls_dropped", Counter, "Datagrams of DTLS that were dropped.", |s| s.dtls_dropped),
+    ("tombolo_relay_dtls_congested", Counter, "Datagrams of DTLS dropped because a send buffer was full.", |s| s.dtls_congested),
+    ("tombolo_relay_dtls_unsendable", Counter, "Datagrams of DTLS that could not be sent for other reasons.", |s| s.dtls_unsendable),
     ("tombolo_relay_icmp_dropped", Counter, "ICMP errors that were dropped.", |s| s.icmp_dropped),
     ("tombolo_relay_connections_timed_out", Counter, "Connections closed because no frame came in time.", |s| s.timed_out),
     ("tombolo_relay_connections_slow", Counter, "Connections closed because their client stopped reading.", |s| s.slow_readers),

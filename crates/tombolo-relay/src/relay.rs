@@ -336,7 +336,7 @@ fn dtls_ends(
     let clones: Vec<UdpSocket> = sockets
         .map(UdpSocket::try_clone)
         .collect::<Result<_, _>>()?;
-    let out = Out::new(clones);
+    let out = Out::new(clones, counters);
     let (inlet, outlet) = dtls::queue(counters);
     let inlet = match config.plain_udp {
         true => inlet,

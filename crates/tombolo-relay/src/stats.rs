@@ -131,6 +131,11 @@ pub struct StreamStats {
     pub dtls_failed: u64,
     /// Datagrams of DTLS that were dropped: from strangers, more than may wait, or longer than may be.
     pub dtls_dropped: u64,
+    /// Datagrams of DTLS that were dropped because a socket's send buffer was full.
+    pub dtls_congested: u64,
+    /// Datagrams of DTLS that could not be sent for other reasons: no route, forbidden, too long, or no socket
+    /// has the address.
+    pub dtls_unsendable: u64,
     /// ICMP errors that were dropped: malformed, not about a relayed address, or too many.
     pub icmp_dropped: u64,
     /// Connections closed because no frame came in time.
@@ -285,6 +290,8 @@ pub(crate) struct StreamCounters {
     pub(crate) dtls_accepted: Counter,
     pub(crate) dtls_failed: Counter,
     pub(crate) dtls_dropped: Counter,
+    pub(crate) dtls_congested: Counter,
+    pub(crate) dtls_unsendable: Counter,
     pub(crate) icmp_dropped: Counter,
     pub(crate) timed_out: Counter,
     pub(crate) slow_readers: Counter,
@@ -312,6 +319,8 @@ impl StreamCounters {
             dtls_accepted: self.dtls_accepted.get(),
             dtls_failed: self.dtls_failed.get(),
             dtls_dropped: self.dtls_dropped.get(),
+            dtls_congested: self.dtls_congested.get(),
+            dtls_unsendable: self.dtls_unsendable.get(),
             icmp_dropped: self.icmp_dropped.get(),
             timed_out: self.timed_out.get(),
             slow_readers: self.slow_readers.get(),

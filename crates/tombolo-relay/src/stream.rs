@@ -419,7 +419,7 @@ mod tests {
         let (_, outlet) = dtls::queue(&counters);
         let address = "127.0.0.1:0".parse().expect("a literal");
         let socket = UdpSocket::bind_server(address).expect("loopback is there");
-        let out = Out::new(vec![socket]).expect("there is a socket");
+        let out = Out::new(vec![socket], &counters).expect("there is a socket");
         let config = StreamsConfig {
             dtls: Some((outlet, out)),
             ..StreamsConfig::new(config, Vec::new(), Vec::new(), counters)
