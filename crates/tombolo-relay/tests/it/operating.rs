@@ -65,7 +65,7 @@ fn operators_see_allocations_with_what_went_through_them() {
         (first.user.as_str(), first.realm.as_str()),
         ("alice", "tombolo")
     );
-    assert_eq!(first.relays[0].0, relayed);
+    assert_eq!(first.relayed[0], relayed);
     assert_eq!((first.permissions, first.channels), (1, 1));
     assert_eq!(
         (first.traffic.to_peer.bytes, first.traffic.to_client.bytes),

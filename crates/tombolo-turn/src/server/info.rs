@@ -1,6 +1,7 @@
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::address::{FiveTuple, RelayAddr};
+use super::address::FiveTuple;
 use super::allocation::{Carrier, Path, Traffic};
 use super::ledger::Usage;
 use super::{CloseReason, Server};
@@ -15,8 +16,9 @@ pub struct AllocationInfo {
     pub user: String,
     /// The realm of the credentials.
     pub realm: String,
-    /// Its one or two relayed addresses, as bound.
-    pub relays: Vec<RelayAddr>,
+    /// Its one or two relayed addresses, as its client was told them: with the public IP where one stands
+    /// for what is bound.
+    pub relayed: Vec<SocketAddr>,
     /// What goes between those and the peers.
     pub carrier: Carrier,
     /// When it was made.
@@ -41,11 +43,13 @@ impl Server {
     pub fn allocations(&self, now: Instant) -> impl Iterator<Item = AllocationInfo> + '_ {
         self.allocations.iter().map(move |allocation| {
             let (permissions, channels) = allocation.count_live(now);
+            let relayed = allocation.relays.iter();
+            let relayed = relayed.map(|relay| self.aliases.to_public(relay.0));
             AllocationInfo {
                 client: allocation.client,
                 user: allocation.user.clone().into_name(),
                 realm: self.authority.realm_name(allocation.user.realm).to_owned(),
-                relays: allocation.relays.iter().collect(),
+                relayed: relayed.collect(),
                 carrier: allocation.carrier,
                 created: allocation.created,
                 expires: allocation.expires,

@@ -1,6 +1,6 @@
 //! What operators see and do.
 
-use tombolo_stun::MobilityTicket;
+use tombolo_stun::{MobilityTicket, XorRelayedAddress};
 use tombolo_turn::server::{AllocationInfo, CloseReason, Event, Tally};
 
 use super::lab::{Lab, PEER, alice, bob, client, tcp_client};
@@ -26,7 +26,7 @@ fn a_list_shows_each_allocation_with_what_went_through_it() {
         (info.user.as_str(), info.realm.as_str()),
         ("alice", "tombolo")
     );
-    assert_eq!(info.relays, [at]);
+    assert_eq!(info.relayed, [at.0]);
     assert_eq!(info.created, start);
     assert_eq!((info.expires - start).as_secs(), 600);
     assert_eq!((info.permissions, info.channels), (2, 1));
@@ -35,6 +35,18 @@ fn a_list_shows_each_allocation_with_what_went_through_it() {
     assert_eq!(info.traffic.to_client, tally(1, 7));
     assert_eq!(info.traffic.dropped, 3);
     assert_eq!(info_of(&infos, 2).traffic.to_peer, tally(0, 0));
+}
+
+#[test]
+fn a_list_shows_relayed_addresses_as_their_clients_were_told_them() {
+    let public = "7.7.7.7".parse().expect("is an address");
+    let mut lab = Lab::with(|config| {
+        config.public_ips = vec![("9.9.9.9".parse().expect("is an address"), public)];
+    });
+    let reply = lab.allocate_with(client(1), &alice(), |_| {});
+    let XorRelayedAddress(told) = reply.get().expect("is there");
+    assert_eq!(told.ip(), public);
+    assert_eq!(list(&lab)[0].relayed, [told]);
 }
 
 #[test]

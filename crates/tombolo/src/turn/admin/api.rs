@@ -115,7 +115,7 @@ impl Allocation {
             transport,
             user: info.user.clone(),
             realm: info.realm.clone(),
-            relayed: info.relays.iter().map(|relay| relay.0).collect(),
+            relayed: info.relayed.clone(),
             age_s: now.saturating_duration_since(info.created).as_secs_f64(),
             expires_in_s: info.expires.saturating_duration_since(now).as_secs_f64(),
             permissions: info.permissions,
