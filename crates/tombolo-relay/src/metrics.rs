@@ -257,6 +257,7 @@ type StreamFamily = (
 #[rustfmt::skip] // It is a table.
 const STREAM_FAMILIES: &[StreamFamily] = &[
     ("tombolo_relay_connections_accepted", Counter, "TCP and TLS connections accepted.", |s| s.accepted),
+    ("tombolo_relay_accept_errors", Counter, "Tries to accept a connection that failed: there are no descriptors left, most likely.", |s| s.accept_failed),
     ("tombolo_relay_connections", Gauge, "TCP and TLS connections that are open.", |s| s.open),
     ("tombolo_relay_connections_refused", Counter, "TCP and TLS connections closed at once because there were too many.", |s| s.refused),
     ("tombolo_relay_connections_displaced", Counter, "Connections without an allocation closed for newcomers.", |s| s.displaced),

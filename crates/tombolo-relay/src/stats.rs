@@ -97,6 +97,8 @@ impl IoStats {
 pub struct StreamStats {
     /// Connections accepted.
     pub accepted: u64,
+    /// Tries to accept one that failed: there are no descriptors left, most likely.
+    pub accept_failed: u64,
     /// Connections open now (a gauge).
     pub open: u64,
     /// Connections closed at once because there were too many, in all or from their source.
@@ -274,6 +276,7 @@ impl HookCounters {
 #[derive(Debug, Default)]
 pub(crate) struct StreamCounters {
     pub(crate) accepted: Counter,
+    pub(crate) accept_failed: Counter,
     pub(crate) open: Counter,
     pub(crate) refused: Counter,
     pub(crate) displaced: Counter,
@@ -303,6 +306,7 @@ impl StreamCounters {
     pub(crate) fn stats(&self) -> StreamStats {
         StreamStats {
             accepted: self.accepted.get(),
+            accept_failed: self.accept_failed.get(),
             open: self.open.get(),
             refused: self.refused.get(),
             displaced: self.displaced.get(),

@@ -50,6 +50,7 @@ use crate::{
     Certificates, RelayConfig,
     dtls::{DtlsFront, DtlsOutlet, Out},
     link::ShardLink,
+    repeated::Repeated,
     sentinel::Sentinels,
     stats::StreamCounters,
     validity,
@@ -317,6 +318,7 @@ fn serve(runtime: &Runtime, mut config: StreamsConfig, stopped: oneshot::Receive
 }
 
 async fn accept(front: Rc<Front>, listener: TcpListener) {
+    let mut failures = Repeated::default();
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
@@ -333,7 +335,10 @@ async fn accept(front: Rc<Front>, listener: TcpListener) {
             }
             Err(error) => {
                 // Out of descriptors, most likely: give the others time to end.
-                warn!(%error, "cannot accept a connection");
+                front.config.counters.accept_failed.add(1);
+                if let Some(count) = failures.count(std::time::Instant::now()) {
+                    warn!(%error, count, "cannot accept a connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -400,10 +405,55 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+    };
 
     use super::*;
     use crate::{dtls, socket::UdpSocket};
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_cannot_be_accepted_are_counted_and_warned_of_now_and_then() {
+        let counters = Arc::new(StreamCounters::default());
+        let config = RelayConfig::default();
+        let config = StreamsConfig::new(config, Vec::new(), Vec::new(), Arc::clone(&counters));
+        // It does not listen, so nothing is ever accepted.
+        let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let deaf = deaf.expect("there are descriptors");
+        deaf.set_nonblocking(true).expect("it is a socket");
+        let listener = TcpListener::from_std(deaf.into()).expect("it is a socket");
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _kept = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let tries = tokio::time::timeout(ACCEPT_PAUSE * 50, accept(Front::new(config), listener));
+        tries.await.expect_err("it goes on");
+        assert!(counters.stats().accept_failed > 10);
+        assert_eq!(warnings.load(Ordering::Relaxed), 1);
+    }
+
+    /// Counts them.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
 
     #[test]
     fn the_end_of_what_takes_newcomers_is_told_as_that_of_the_thread() {
