@@ -38,12 +38,18 @@ impl Validity {
         })
     }
 
+    /// How long before its end it should have been renewed.
+    fn soon(&self) -> Duration {
+        let lifetime = self.not_after.saturating_sub(self.not_before);
+        SOON.min(lifetime / 3)
+    }
+
     pub(crate) fn complaint(&self, now: Duration) -> Option<Complaint> {
         if now > self.not_after {
             Some(Complaint::Expired(self.not_after))
         } else if now < self.not_before {
             Some(Complaint::Early(self.not_before))
-        } else if self.not_after - now < SOON {
+        } else if self.not_after - now < self.soon() {
             Some(Complaint::Expiring(self.not_after))
         } else {
             None
@@ -85,7 +91,8 @@ fn complaint(certificates: &Certificates, now: Duration) -> Option<Complaint> {
 }
 
 const DAY: Duration = Duration::from_hours(24);
-/// Renewed ones usually come a month before the end.
+/// Renewed ones usually come a month before the end; of those that are good for days only, with a third of
+/// that left.
 const SOON: Duration = Duration::from_hours(14 * 24);
 
 #[cfg(test)]
@@ -120,6 +127,18 @@ mod tests {
         ] {
             let complaint = complaint(&certificates, now).map(|complaint| complaint.to_string());
             assert_eq!(complaint.as_deref(), says);
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_six_days_is_complained_of_in_the_last_two() {
+        let validity = Validity {
+            not_before: JANUARY_2026,
+            not_after: JANUARY_2026 + 6 * DAY,
+        };
+        let expiring = Complaint::Expiring(validity.not_after);
+        for (days, complaint) in [(0, None), (4, None), (5, Some(expiring))] {
+            assert_eq!(validity.complaint(JANUARY_2026 + days * DAY), complaint);
         }
     }
 
