@@ -70,7 +70,7 @@ pub(crate) const BUS_BYTES_MAX: usize = VALUE_BYTES_MAX + sealed::SEAL_BYTES;
 
 /// Largest snapshot of a log, in bytes. Where it is kept in parts, all of them are there before any of them
 /// can be read.
-pub const SNAPSHOT_BYTES_MAX: usize = 40 * 1024 * 1024;
+pub const SNAPSHOT_BYTES_MAX: usize = 48 * 1024 * 1024;
 
 /// All parts.
 pub trait Engine: Bus + Log + Kv + Leases {}

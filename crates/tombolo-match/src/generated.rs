@@ -259,6 +259,19 @@ pub struct Snapshot {
     /// Matches that began lately, the first first. Nodes of earlier releases know nothing of them, and forget them.
     #[prost(message, repeated, tag = "14")]
     pub begun: ::prost::alloc::vec::Vec<Begun>,
+    /// Those that have ended and to which devices may come back, those for the shortest time first. Nodes of earlier releases know nothing of them, and
+    /// forget them.
+    #[prost(message, repeated, tag = "15")]
+    pub ended_until: ::prost::alloc::vec::Vec<Ended>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ended {
+    /// Since the Unix epoch, in seconds.
+    #[prost(uint64, tag = "1")]
+    pub until_s: u64,
+    /// Their ids, 16 bytes each.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub tickets: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Begun {

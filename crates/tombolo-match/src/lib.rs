@@ -56,9 +56,9 @@ pub use entry::{
 pub use event::{BackfillEnd, EndReason, Estimate, Event, Illegal};
 pub use formed::{Formed, Party, Side};
 pub use pool::{
-    Applied, BACKFILLS_MAX, BEGUN_KEPT, BEGUN_WEIGHT_MAX, ENDED_MAX, EXPLAINED_MAX, Excluded,
-    LEAP_MAX, Miss, NODES_LOST_MAX, Obstacle, PLAYED_WEIGHT_MAX, Pool, Relaxation, SEATS_AWAITED,
-    Seating, Settling, SnapshotError, Standing, Step, WEIGHT_MAX, Why,
+    Applied, BACKFILLS_MAX, BEGUN_KEPT, BEGUN_WEIGHT_MAX, ENDED_LAST_MAX, ENDED_MAX, EXPLAINED_MAX,
+    Excluded, LEAP_MAX, Miss, NODES_LOST_MAX, Obstacle, PLAYED_WEIGHT_MAX, Pool, Relaxation,
+    SEATS_AWAITED, Seating, Settling, SnapshotError, Standing, Step, WEIGHT_MAX, Why,
 };
 pub use query::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test};
 pub use rules::{

@@ -5,6 +5,7 @@ mod balance;
 mod begun;
 mod candidate;
 mod demand;
+mod ended;
 mod explain;
 mod finish;
 mod gather;
@@ -26,7 +27,7 @@ mod ticket;
 mod waits;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -41,6 +42,7 @@ use crate::word::{BackfillId, MatchId, TicketId, Time};
 use backfill::Running;
 use begun::Begun;
 use candidate::RoleTable;
+use ended::Ended;
 use group::{Group, View};
 use index::Index;
 use joining::Joining;
@@ -53,14 +55,12 @@ use waits::Waits;
 
 pub use backfill::BACKFILLS_MAX;
 pub use begun::{BEGUN_KEPT, BEGUN_WEIGHT_MAX};
+pub use ended::{ENDED_LAST_MAX, ENDED_MAX};
 pub use explain::{EXPLAINED_MAX, Excluded, Miss, Obstacle, Relaxation, Settling, Why};
 pub use joining::Seating;
 pub use played::PLAYED_WEIGHT_MAX;
 pub use snapshot::SnapshotError;
 pub use step::Step;
-
-/// How many tickets that have ended are remembered, so that none comes twice.
-pub const ENDED_MAX: usize = 64 * 1024;
 
 /// What all tickets of a pool may weigh, those of running matches too; see [`Pool::weight`].
 pub const WEIGHT_MAX: usize = 24 * 1024 * 1024;
@@ -161,13 +161,6 @@ pub struct Applied {
     pub events: Vec<Event>,
     /// Why the entry itself changed nothing.
     pub outcome: Result<(), Illegal>,
-}
-
-/// The tickets that have ended lately.
-#[derive(Debug, Default)]
-struct Ended {
-    order: VecDeque<TicketId>,
-    all: std::collections::HashSet<TicketId>,
 }
 
 impl Pool {
@@ -464,19 +457,6 @@ impl Pool {
             seats: &self.seats,
             symbols: &self.symbols,
             now,
-        }
-    }
-}
-
-impl Ended {
-    fn insert(&mut self, id: TicketId) {
-        if self.all.insert(id) {
-            self.order.push_back(id);
-        }
-        if self.order.len() > ENDED_MAX
-            && let Some(first) = self.order.pop_front()
-        {
-            self.all.remove(&first);
         }
     }
 }

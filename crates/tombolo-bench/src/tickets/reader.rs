@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use tombolo_match::{Body, Device, ENDED_MAX, Entry, Formed, MatchId, TicketId, Time};
+use tombolo_match::{
+    BEGUN_KEPT, Body, Device, ENDED_LAST_MAX, Entry, Formed, MatchId, TicketId, Time,
+};
 use tombolo_wire::{NodeId, UserId};
 
 /// What became of the tickets, by the log.
@@ -24,7 +26,7 @@ pub(super) struct Reader {
     /// Their users were away for too long.
     pub(super) gone: HashSet<TicketId>,
     /// Those whose repetition pools refuse.
-    remembered: (HashSet<TicketId>, VecDeque<TicketId>),
+    remembered: Remembered,
     /// When users who are away are not waited for any more.
     dues: BTreeMap<(Time, TicketId), ()>,
     pub(super) entries: u64,
@@ -35,6 +37,13 @@ pub(super) struct Reader {
     pub(super) matched_twice: u64,
     /// When matches were read that count.
     pub(super) last_match: Option<Instant>,
+}
+
+/// The last ones, and those to which devices may come back: a minute, or for the grace of each.
+#[derive(Debug, Default)]
+struct Remembered {
+    last: (HashSet<TicketId>, VecDeque<TicketId>),
+    until: HashMap<TicketId, Time>,
 }
 
 #[derive(Debug)]
@@ -132,8 +141,7 @@ impl Reader {
         let [player] = ticket.players.as_slice() else {
             return;
         };
-        let is_repeated =
-            self.waiting.contains_key(&ticket.id) || self.remembered.0.contains(&ticket.id);
+        let is_repeated = self.waiting.contains_key(&ticket.id) || self.remembers(&ticket.id);
         if is_repeated || self.by_user.contains_key(&player.user) || self.is_lost(&player.device) {
             return;
         }
@@ -241,16 +249,24 @@ impl Reader {
         if let Some(until) = waiting.away {
             self.dues.remove(&(until, *id));
         }
-        let (all, order) = &mut self.remembered;
+        let (all, order) = &mut self.remembered.last;
         if all.insert(*id) {
             order.push_back(*id);
         }
-        if order.len() > ENDED_MAX
+        if order.len() > ENDED_LAST_MAX
             && let Some(first) = order.pop_front()
         {
             all.remove(&first);
         }
+        let until = self.clock.after(waiting.grace.max(BEGUN_KEPT));
+        self.remembered.until.insert(*id, until);
         Some(waiting)
+    }
+
+    fn remembers(&self, id: &TicketId) -> bool {
+        let until = self.remembered.until.get(id);
+        let may_come = until.is_some_and(|until| *until > self.clock);
+        self.remembered.last.0.contains(id) || may_come
     }
 
     fn is_lost(&self, device: &Option<Device>) -> bool {
@@ -314,7 +330,7 @@ mod tests {
         reader.read(submitted(0, 1, "a", 1));
         assert!(!reader.waits(&id(1)), "a repetition is refused");
         // Not even one that pools have forgotten goes unnoticed.
-        reader.remembered.0.clear();
+        reader.remembered = Remembered::default();
         reader.read(submitted(0, 1, "a", 1));
         reader.read(claimed(0, 2, &[1]));
         assert_eq!(reader.matched_twice, 1);

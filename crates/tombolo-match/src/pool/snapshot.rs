@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use indexmap::IndexMap;
 use prost::Message as _;
 
 use super::backfill::Running;
 use super::candidate::Candidate;
+use super::ended::Ended;
 use super::joining::{JOINING_MAX, Joining, Place, Waited};
 use super::ready::Pending;
 use super::search::Progress;
 use super::seat::{Key, Seat};
 use super::waits::Waits;
-use super::{ENDED_MAX, NODES_LOST_MAX, Pool, Timer};
+use super::{NODES_LOST_MAX, Pool, Timer};
 use crate::entry::{
     self, EntryError, VERSION, array, parse_formed, parse_node, parse_ticket, parse_user,
     parse_venue,
@@ -23,7 +24,7 @@ use crate::event::Illegal;
 use crate::generated as wire;
 use crate::rules::{Rules, TICKETS_MAX};
 use crate::ticket::TicketError;
-use crate::word::{BackfillId, MatchId, TicketId, Time};
+use crate::word::{BackfillId, MatchId, Time};
 
 /// Why bytes are no snapshot of a pool with these rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,10 +35,6 @@ impl Pool {
     /// The whole pool as bytes: equal pools give equal bytes.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
-        let mut ended = BytesMut::with_capacity(self.ended.order.len() * 16);
-        for id in &self.ended.order {
-            ended.put_slice(&id.0);
-        }
         let lost = self.lost_by_node.iter();
         let joining = self.joining.iter().map(|(id, joining)| (*id, joining));
         let (running, beginning): (Vec<_>, Vec<_>) =
@@ -68,12 +65,13 @@ impl Pool {
                     waited_ms: waits.iter().copied().map(millis).collect(),
                 })
                 .collect(),
-            ended: ended.freeze(),
+            ended: self.ended.last_on_wire(),
             nodes_lost: lost
                 .map(|(node, incarnation)| entry::node_lost(node.as_str(), *incarnation))
                 .collect(),
             played: self.played.on_wire(),
             begun: self.begun.on_wire(),
+            ended_until: self.ended.due_on_wire(),
         };
         snapshot.encode_to_vec().into()
     }
@@ -138,13 +136,7 @@ impl Pool {
 
     /// What is known of those who have gone.
     fn restore_memory(&mut self, snapshot: &wire::Snapshot) -> Result<(), SnapshotError> {
-        let (ended, rest) = snapshot.ended.as_chunks();
-        if !rest.is_empty() || ended.len() > ENDED_MAX {
-            return Err(SnapshotError);
-        }
-        for id in ended {
-            self.ended.insert(TicketId(*id));
-        }
+        self.ended = Ended::restore(&snapshot.ended, &snapshot.ended_until)?;
         let waits = snapshot.waits.iter().map(|kept| {
             let waits = kept.waited_ms.iter().copied().map(Duration::from_millis);
             (kept.kind.clone(), waits.collect::<VecDeque<_>>())

@@ -21,7 +21,8 @@ impl Pool {
         events: &mut Vec<Event>,
     ) -> Result<(), Illegal> {
         ticket.check()?;
-        if self.key_by_id.contains_key(&ticket.id) || self.ended.all.contains(&ticket.id) {
+        let has_ended = self.ended.contains(self.clock, &ticket.id);
+        if has_ended || self.key_by_id.contains_key(&ticket.id) {
             return Err(Illegal::Repeated);
         }
         if self.key_by_id.len() >= self.rules.tickets_max {
@@ -261,7 +262,8 @@ impl Pool {
         }
         self.key_by_id.remove(&seat.ticket.id);
         self.weight -= seat.ticket.weight();
-        self.ended.insert(seat.ticket.id);
+        self.ended
+            .insert(self.clock, seat.ticket.id, seat.ticket.grace);
         seat.candidate.release(&mut self.symbols);
         seat.ticket
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tombolo_match::{
-    Body, EndReason, Entry, Event, Illegal, LEAP_MAX, Player, PlayerError, Reach, WEIGHT_MAX,
+    Body, ENDED_LAST_MAX, ENDED_MAX, EndReason, Entry, Event, Illegal, LEAP_MAX, Player,
+    PlayerError, Pool, Reach, WEIGHT_MAX,
 };
 use tombolo_wire::v1;
 
@@ -294,4 +295,45 @@ fn no_attribute_is_called_as_queries_see_tags() {
     // It may be kept from before that was refused.
     let player = Player::parse(said).unwrap();
     assert_eq!(player.check(), Err(PlayerError::Tags));
+}
+
+#[test]
+fn however_many_tickets_end_none_comes_twice_while_its_device_may_come_back() {
+    const A_SECOND: u128 = 10_000;
+    let mut world = trio();
+    let first = solo(1);
+    world.submit(first.clone()).unwrap();
+    world.apply(Body::Cancelled(id(1))).unwrap();
+    let mut patient = solo(2);
+    patient.grace = Duration::from_secs(75);
+    world.submit(patient.clone()).unwrap();
+    world.apply(Body::Cancelled(id(2))).unwrap();
+    let mut number = 10;
+    let mut end_many = |world: &mut World, seconds: u64| {
+        for _ in 0..seconds {
+            world.wait(1);
+            for _ in 0..A_SECOND {
+                number += 1;
+                let mut ticket = first.clone();
+                ticket.id = id(number);
+                world.submit(ticket).unwrap();
+                world.apply(Body::Cancelled(id(number))).unwrap();
+            }
+        }
+    };
+    end_many(&mut world, 59);
+    assert_eq!(world.submit(solo(1)), Err(Illegal::Repeated));
+    let rules = world.pool.rules().clone();
+    let snapshot = world.pool.snapshot();
+    assert!(snapshot.len() < 16 * (ENDED_MAX + ENDED_LAST_MAX) + 64 * 1024);
+    world.pool = Pool::restore(rules, &snapshot).unwrap();
+    assert_eq!(world.pool.snapshot(), snapshot);
+    assert_eq!(world.submit(solo(1)), Err(Illegal::Repeated));
+    end_many(&mut world, 2);
+    world.submit(solo(1)).unwrap();
+    assert_eq!(
+        world.submit(patient),
+        Err(Illegal::Repeated),
+        "its grace is longer"
+    );
 }

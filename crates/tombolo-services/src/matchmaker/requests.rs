@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
-    Answer, BEGUN_WEIGHT_MAX, Backfill, BackfillId, Body, Illegal, MatchId, Name, Obstacle,
-    PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId, Venue,
-    WEIGHT_MAX, Why,
+    Answer, BEGUN_WEIGHT_MAX, Backfill, BackfillId, Body, ENDED_MAX, Illegal, MatchId, Name,
+    Obstacle, PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId,
+    Venue, WEIGHT_MAX, Why,
 };
 use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
@@ -658,8 +658,10 @@ fn bad_frame(message: &str) -> Reject {
 const TICKET_BYTES_MAX: usize = 16 * 1024;
 
 // A pool's tickets, and those of who plays, fit into a snapshot of the engine, with all that is remembered beside them.
-const _: () =
-    assert!(WEIGHT_MAX + PLAYED_WEIGHT_MAX + BEGUN_WEIGHT_MAX <= SNAPSHOT_BYTES_MAX / 8 * 7);
+const _: () = assert!(
+    WEIGHT_MAX + PLAYED_WEIGHT_MAX + BEGUN_WEIGHT_MAX + size_of::<TicketId>() * ENDED_MAX
+        <= SNAPSHOT_BYTES_MAX / 8 * 7
+);
 
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;
