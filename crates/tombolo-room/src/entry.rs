@@ -46,6 +46,8 @@ pub struct Entry {
     pub time: Time,
     /// The node that appended it, if it says so: of several that append the same, the first counts.
     pub node: Option<NodeId>,
+    /// Which of the node's incarnations; 0 if it does not say.
+    pub incarnation: u64,
     /// What is to change.
     pub body: Body,
 }
@@ -96,7 +98,8 @@ pub enum Body {
         reason: LeftReason,
     },
     /// A node's incarnation, and those before it, are over: their members are dropped, and what
-    /// they append after this is refused.
+    /// they append after this about members is refused. What a member wants is carried out, whichever way it came: it
+    /// is asked for again under the same name.
     NodeLost {
         /// The node.
         node: NodeId,
@@ -121,6 +124,11 @@ impl Body {
     /// Whether it must not be carried out twice: what else there is comes from nodes, and is true whenever it comes.
     pub(crate) fn is_done_once(&self) -> bool {
         matches!(self, Self::Act { .. } | Self::Created { .. })
+    }
+
+    /// Whether it takes something from a member whose session the node that says so holds.
+    pub(crate) fn parts_with_member(&self) -> bool {
+        matches!(self, Self::Dropped { .. } | Self::Left { .. })
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Entry {
     /// The node that appended it, if it says so: of several that append the same, the first counts.
     #[prost(string, tag = "13")]
     pub node: ::prost::alloc::string::String,
+    /// Which of the node's incarnations, if it says so.
+    #[prost(uint64, tag = "14")]
+    pub incarnation: u64,
     #[prost(oneof = "entry::Body", tags = "3, 4, 5, 7, 8, 9, 10, 11, 12")]
     pub body: ::core::option::Option<entry::Body>,
 }

@@ -29,6 +29,7 @@
 //!     operation: OperationId([9; 16]),
 //!     time: Time::from_millis(1_000),
 //!     node: Some("node-1".parse()?),
+//!     incarnation: 1,
 //!     body: Body::created(Settings::default(), first),
 //! };
 //! let appended = entry.encode();

@@ -88,9 +88,13 @@ impl Room {
         };
         self.clock = self.clock.max(entry.time.min(limit));
         self.expire(&mut events);
-        let outcome = match entry.body.is_done_once() && self.operations.may_have_come(entry.time) {
-            true => Err(Illegal::Unsure),
-            false => self.on_body(entry.operation, &entry.body, &mut events),
+        let outcome = if entry.body.is_done_once() && self.operations.may_have_come(entry.time) {
+            Err(Illegal::Unsure)
+        } else if entry.body.parts_with_member() && self.is_of_lost(entry) {
+            // Whoever was said to be lost keeps its seat.
+            Err(Illegal::NodeLost)
+        } else {
+            self.on_body(entry.operation, &entry.body, &mut events)
         };
         if entry.body == Body::Forgotten && outcome.is_ok() {
             // Of this entry, too: who reads the log after it does not know of it.
@@ -266,6 +270,13 @@ impl Room {
     pub fn is_recoverable(&self, opening: OperationId, number: u64) -> bool {
         let open = self.open.as_ref().filter(|open| open.opening == opening);
         open.is_some_and(|open| open.history.reaches_back_to(number))
+    }
+
+    /// Whether an entry is of a node's life that is known to be over.
+    fn is_of_lost(&self, entry: &Entry) -> bool {
+        let node = entry.node.as_ref().filter(|_| entry.incarnation > 0);
+        let lost = node.and_then(|node| self.lost_by_node.get(node));
+        lost.is_some_and(|lost| *lost >= entry.incarnation)
     }
 
     fn on_body(

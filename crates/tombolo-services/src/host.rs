@@ -633,6 +633,7 @@ mod tests {
                 operation: OperationId(id),
                 time: Time::ZERO,
                 node: None,
+                incarnation: 0,
                 body,
             });
             applied.outcome.unwrap();

@@ -41,6 +41,7 @@ impl Entry {
             operation: OperationId(array(&entry.operation)?),
             time: Time::from_millis(entry.time_ms),
             node: NodeId::parse(&entry.node).ok(),
+            incarnation: entry.incarnation,
             body: parse_body(entry.body.ok_or(EntryError::Malformed)?)?,
         })
     }

@@ -29,6 +29,7 @@ impl Entry {
                 .node
                 .as_ref()
                 .map_or_else(String::new, NodeId::to_string),
+            incarnation: self.incarnation,
             body: Some(body(&self.body)),
         };
         entry.encode_to_vec().into()

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use tombolo_room::{
-    Act, Body, Event, Illegal, Join, Membership, NODES_LOST_MAX, Room, SessionId, Time,
+    Act, Body, Entry, Event, Illegal, Join, LeftReason, Membership, NODES_LOST_MAX, Room,
+    SessionId, Time,
 };
 
 use crate::world::{World, entry, join, membership, seats, user};
@@ -81,6 +82,60 @@ fn what_a_lost_node_still_says_is_refused() {
     };
     assert_eq!(world.apply(returned(3)), Err(Illegal::NodeLost));
     assert!(world.apply(returned(5)).is_ok(), "it has begun anew");
+}
+
+#[test]
+fn a_lost_node_takes_no_seat_that_its_heir_has_kept() {
+    let mut world = World::with(seats(8), &["a"]);
+    world
+        .apply(Body::Joined(on_node("b", 2, "node-2", 4)))
+        .unwrap();
+    world.apply(lost("node-2", 4)).unwrap();
+    let (user, session) = (user("b"), SessionId([2; 16]));
+    let parting = |incarnation, number| {
+        let reason = LeftReason::Left;
+        let user = user.clone();
+        Entry {
+            node: Some("node-2".parse().unwrap()),
+            incarnation,
+            ..entry(
+                number,
+                Time::ZERO,
+                Body::Left {
+                    user,
+                    session,
+                    reason,
+                },
+            )
+        }
+    };
+    for (incarnation, number) in [(4, 1_001), (3, 1_002)] {
+        let left = world.room.apply(&parting(incarnation, number));
+        assert_eq!(left.outcome, Err(Illegal::NodeLost), "life {incarnation}");
+    }
+    // It went on over another node before that was lost, and a later word of the lost one drops nobody.
+    world
+        .apply(Body::Returned {
+            user: user.clone(),
+            session,
+            node: "node-3".parse().unwrap(),
+            incarnation: 1,
+        })
+        .unwrap();
+    let body = Body::Dropped {
+        user: user.clone(),
+        session,
+    };
+    let dropped = Entry {
+        body,
+        ..parting(4, 1_003)
+    };
+    let dropped = world.room.apply(&dropped);
+    assert_eq!(dropped.outcome, Err(Illegal::NodeLost));
+    assert!(world.room.member(&user).unwrap().is_present());
+    // The next life of the node is heard, and whoever does not say of which life it is.
+    let left = world.room.apply(&parting(5, 1_004));
+    assert_eq!(left.outcome, Ok(()));
 }
 
 #[test]

@@ -157,6 +157,7 @@ pub(crate) fn entry(operation: u64, time: Time, body: Body) -> Entry {
         operation: OperationId(id),
         time,
         node: Some("node-1".parse().unwrap()),
+        incarnation: 1,
         body,
     }
 }

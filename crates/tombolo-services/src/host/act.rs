@@ -61,6 +61,7 @@ impl Host {
             operation: named.operation,
             time: named.time,
             node: Some(node.name().clone()),
+            incarnation: node.incarnation(),
             body: Body::Act {
                 actor,
                 act: named.act.clone(),

@@ -32,6 +32,7 @@ impl Host {
             operation,
             time,
             node: Some(node.name().clone()),
+            incarnation: node.incarnation(),
             body: Body::Ticked,
         };
         let id = tombolo_engine::OperationId(operation.0);

@@ -232,6 +232,7 @@ impl Retirement {
                     operation: self.operation,
                     time: self.host.lock().time(node),
                     node: Some(node.name().clone()),
+                    incarnation: node.incarnation(),
                     body: Body::Forgotten,
                 };
                 let (expect, id) = (Expect::Last(at), self.operation.0);

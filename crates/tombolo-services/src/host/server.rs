@@ -110,6 +110,7 @@ impl Host {
                 // However often it is tried.
                 time: *wanted.get_or_insert_with(now),
                 node: Some(node.name().clone()),
+                incarnation: node.incarnation(),
                 body: body.clone(),
             };
             let entry = entry.encode();

@@ -127,6 +127,7 @@ impl Host {
             operation,
             time: state.time(node),
             node: Some(node.name().clone()),
+            incarnation: node.incarnation(),
             body,
         };
         Ok(self.propose_entry(state, session, request, &entry, expect))
@@ -174,9 +175,11 @@ impl Host {
             session,
             reason,
         };
-        let epoch = node.cluster.epoch();
         // What was kept of a life that is over is not for this node to give away.
-        let is_wanted = || node.cluster.epoch() == epoch;
+        let Some(epoch) = node.cluster.epoch() else {
+            return;
+        };
+        let is_wanted = || node.cluster.epoch() == Some(epoch);
         self.append_while(node, body, Expect::Any, is_wanted).await;
     }
 
@@ -202,6 +205,7 @@ impl Host {
             operation,
             time,
             node: Some(node.name().clone()),
+            incarnation: node.incarnation(),
             body,
         }
         .encode();

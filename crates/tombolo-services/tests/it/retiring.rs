@@ -225,6 +225,7 @@ async fn append(local: &Local, body: Body) {
         operation,
         time,
         node: None,
+        incarnation: 0,
         body,
     };
     let (log, operation) = (log(), tombolo_engine::OperationId(operation.0));

@@ -378,6 +378,7 @@ async fn append(engine: &Local, body: Body) {
         operation,
         time,
         node: None,
+        incarnation: 0,
         body,
     };
     let id = tombolo_engine::OperationId(operation.0);
