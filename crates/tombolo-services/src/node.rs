@@ -502,6 +502,7 @@ impl Node {
     /// of the cluster and say in the rooms' logs what is to be said.
     pub(crate) fn stand_down(&self) {
         let reject = self.elsewhere("this node is not part of its cluster");
+        lock(&self.arrivals).break_all();
         let mut sessions = lock(&self.sessions);
         let all: Vec<_> = sessions.by_id.values().cloned().collect();
         for session in all {

@@ -75,8 +75,8 @@ struct Coming {
     session: Option<(SessionId, NodeId)>,
     /// What came for it before itself.
     strays: Held<ServerFrame>,
-    /// More came than is kept: it cannot be taken in whole.
-    is_broken: bool,
+    /// Why it cannot be taken in whole any more.
+    broken: Option<ResumeRefusal>,
 }
 
 /// How asking for a session went.
@@ -93,6 +93,13 @@ enum Fetched {
 impl Arrivals {
     pub(crate) fn is_empty(&self) -> bool {
         self.by_token.is_empty()
+    }
+
+    /// This node is put out: what was sent to its life for them is lost, and none must go on in its next one.
+    pub(crate) fn break_all(&mut self) {
+        for coming in self.by_token.values_mut() {
+            coming.broken.get_or_insert(ResumeRefusal::NodeGone);
+        }
     }
 
     /// Whether another node than that one has offered a session to this one.
@@ -211,7 +218,7 @@ fn ask_for(
             frames_max: STRAYS_MAX,
             bytes_max: node.config.outbox.bytes_max,
         }),
-        is_broken: false,
+        broken: None,
     };
     arrivals.by_token.insert(token, coming);
     drop(arrivals);

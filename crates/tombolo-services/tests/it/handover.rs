@@ -735,3 +735,26 @@ pub(crate) fn refusals(node: &Member, reason: &str) -> u64 {
     let refused = node.lab.services.stats().resumes_refused;
     refused.get(reason).copied().unwrap_or_default()
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_does_not_come_to_a_node_that_was_put_out_while_it_was_on_its_way() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, _bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    alice.connection = None;
+    // The last piece waits in its socket: what is forwarded to this life of the node meanwhile is lost with it.
+    nodes[1].wire.unread_ms.store(3_000, Ordering::Relaxed);
+    let asked = nodes[1].lab.attach(alice.hello());
+    let waited = tokio::time::timeout(Duration::from_secs(1), asked).await;
+    assert!(waited.is_err());
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(moves(&nodes)[0], (1, 0));
+    nodes[1].wire.is_hoarse.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(nodes[1].lab.services.stats().cluster.fenced, 1);
+    nodes[1].wire.is_hoarse.store(false, Ordering::Relaxed);
+    nodes[1].wire.unread_ms.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(moves(&nodes), [(1, 0), (0, 0)]);
+    assert_eq!(nodes[1].lab.services.stats().sessions, 0);
+    assert!(!alice.connect(&nodes[1].lab).await.unwrap().resumed);
+}

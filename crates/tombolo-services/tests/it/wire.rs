@@ -58,6 +58,8 @@ pub(crate) struct Wire {
     pub(crate) answers_left: Arc<AtomicU64>,
     /// The others are lost on their way back.
     pub(crate) is_deaf: Arc<AtomicBool>,
+    /// How long, in ms, answers wait until they are read, however late that is.
+    pub(crate) unread_ms: Arc<AtomicU64>,
     /// How often somewhere was begun to listen.
     pub(crate) subscribed: Arc<AtomicU64>,
     /// How often all values of a kind were read.
@@ -92,6 +94,7 @@ impl Wire {
             publish_ms: Arc::default(),
             answers_left: Arc::new(AtomicU64::new(u64::MAX)),
             is_deaf: Arc::default(),
+            unread_ms: Arc::default(),
             subscribed: Arc::default(),
             watched: Arc::default(),
             published: Arc::default(),
@@ -202,7 +205,13 @@ impl Bus for Wire {
         let count = self.published.fetch_add(1, Ordering::Relaxed);
         let mut random = ChaCha8Rng::seed_from_u64(count);
         if random.random_range(0..100) >= self.confuse_percent.load(Ordering::Relaxed) {
-            return self.local.request(subject, payload, timeout);
+            let unread = Duration::from_millis(self.unread_ms.load(Ordering::Relaxed));
+            let answer = self.local.request(subject, payload, timeout);
+            return Box::pin(async move {
+                let answer = answer.await;
+                tokio::time::sleep(unread).await;
+                answer
+            });
         }
         let how = random.random_range(0..4);
         let (local, late) = (self.local.clone(), subject.clone());

@@ -42,11 +42,12 @@ pub(super) fn install(
     // What came before the session goes to its device before what comes from now on.
     let mut arrivals = lock(&node.arrivals);
     let coming = arrivals.by_token.remove(&token);
-    if coming.as_ref().is_some_and(|coming| coming.is_broken) {
-        return Err(ResumeRefusal::Behind);
+    // Whoever is not waited for any more is not taken in.
+    let coming = coming.ok_or(ResumeRefusal::NodeGone)?;
+    if let Some(refusal) = coming.broken {
+        return Err(refusal);
     }
-    let strays = coming.map(|coming| coming.strays.into_frames());
-    let strays = strays.unwrap_or_default();
+    let strays = coming.strays.into_frames();
     let mut sessions = lock(&node.sessions);
     let now = Instant::now().into_std();
     let account = sessions.account(&caller.user, config, now);
@@ -129,7 +130,9 @@ pub(in crate::cluster) fn handle_forward(
             body: Some(body),
             ..ServerFrame::default()
         };
-        coming.is_broken |= coming.strays.push(frame, bytes).is_err();
+        if coming.strays.push(frame, bytes).is_err() {
+            coming.broken.get_or_insert(ResumeRefusal::Behind);
+        }
         return;
     }
     let Some(session) = lock(&node.sessions).wherever(&session) else {
