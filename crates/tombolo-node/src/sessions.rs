@@ -35,6 +35,7 @@ impl SessionConfig {
         // All of a user's devices may come back at once, each after it was looked for in vain.
         let hellos = u32::try_from(self.per_user_max.saturating_mul(2)).unwrap_or(u32::MAX);
         config.hellos.burst = config.hellos.burst.max(hellos);
+        config.moves.burst = config.moves.burst.max(hellos);
         config.duplicates = self.duplicates;
         config.rooms_per_session_max = self.rooms_max;
         config.resume_window = self.resume_window;

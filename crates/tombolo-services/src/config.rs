@@ -69,6 +69,9 @@ pub struct Config {
     /// nodes are told of each, or asked for it. One that is found does not count. By default 2 per second and 32 at
     /// once, as a user needs that comes back with all of its devices after their node has died.
     pub hellos: Pace,
+    /// Sessions of one user that come from other nodes, found or not: each has something written into the log of each of
+    /// its rooms. By default 1 per second and 32 at once, as many as come when a node is drained, and some more.
+    pub moves: Pace,
     /// Introductions from one user: each makes the relay install permissions and has its receiver
     /// open a link. By default 20 per second and 200 at once, as a device that joins a room of 64
     /// needs, with candidates that come later.
@@ -243,6 +246,7 @@ impl Default for Config {
             rate: RateLimit::default(),
             deliveries: DELIVERIES,
             hellos: HELLOS,
+            moves: MOVES,
             introductions: Pace {
                 per_second: 20,
                 burst: 200,
@@ -300,6 +304,12 @@ const DELIVERIES: RateLimit = RateLimit {
 /// How fast a user may begin sessions.
 const HELLOS: Pace = Pace {
     per_second: 2,
+    burst: 32,
+};
+
+/// How fast a user's sessions may come from other nodes.
+const MOVES: Pace = Pace {
+    per_second: 1,
     burst: 32,
 };
 

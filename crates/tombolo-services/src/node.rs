@@ -150,6 +150,20 @@ impl SessionTable {
         Err(Reject::new(ErrorCode::Limit, message))
     }
 
+    /// Counts one more of a user's sessions that is to come from another node.
+    ///
+    /// # Errors
+    /// When too many come.
+    pub(crate) fn pace_move(&mut self, user: &UserId, config: &Config) -> Result<(), Reject> {
+        let now = tokio::time::Instant::now().into_std();
+        let account = self.account(user, config, now);
+        if Account::lock(&account).moves.take(now, 1) {
+            return Ok(());
+        }
+        let message = "the user's sessions come from other nodes too often";
+        Err(Reject::new(ErrorCode::Limit, message))
+    }
+
     /// Does not count one after all.
     pub(crate) fn put_hello_back(&self, user: &UserId) {
         if let Some(holder) = self.by_user.get(user) {

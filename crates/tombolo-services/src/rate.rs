@@ -14,6 +14,7 @@ pub(crate) struct Account {
     /// What goes to others for it.
     pub(crate) deliveries: Rate,
     pub(crate) hellos: Bucket,
+    pub(crate) moves: Bucket,
     pub(crate) introductions: Bucket,
     pub(crate) joins: Bucket,
     pub(crate) opens: Bucket,
@@ -41,6 +42,7 @@ impl Account {
             rate: Rate::new(config.rate, now),
             deliveries: Rate::new(config.deliveries, now),
             hellos: Bucket::new(config.hellos, now),
+            moves: Bucket::new(config.moves, now),
             introductions: Bucket::new(config.introductions, now),
             joins: Bucket::new(config.joins, now),
             opens: Bucket::new(config.opens, now),
@@ -63,6 +65,7 @@ impl Account {
         self.rate.is_full(now)
             && self.deliveries.is_full(now)
             && self.hellos.is_full(now)
+            && self.moves.is_full(now)
             && self.introductions.is_full(now)
             && self.joins.is_full(now)
             && self.opens.is_full(now)

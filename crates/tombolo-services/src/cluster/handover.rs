@@ -209,6 +209,7 @@ fn ask_for(
         return Err(limit("this node has as many sessions as it may"));
     }
     sessions.pace_hello(&caller.user, &node.config)?;
+    sessions.pace_move(&caller.user, &node.config)?;
     drop(sessions);
     let (sender, done) = latest::channel(None);
     let coming = Coming {

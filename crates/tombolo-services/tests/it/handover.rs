@@ -758,3 +758,21 @@ async fn a_session_does_not_come_to_a_node_that_was_put_out_while_it_was_on_its_
     assert_eq!(nodes[1].lab.services.stats().sessions, 0);
     assert!(!alice.connect(&nodes[1].lab).await.unwrap().resumed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_goes_from_node_to_node_too_often_is_refused_for_a_while() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| start_with(&local, number, |config| config.moves.burst = 2));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
+    for turn in 1..=4 {
+        alice.connection = None;
+        let welcome = alice.connect(&nodes[turn % 2].lab).await.unwrap();
+        assert!(welcome.resumed, "turn {turn}");
+    }
+    alice.connection = None;
+    let refused = alice.connect(&nodes[1].lab).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Limit);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
+}

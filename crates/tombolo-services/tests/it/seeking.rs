@@ -34,8 +34,11 @@ async fn few_sessions_are_looked_for_at_the_same_time_and_the_others_begin_anew_
 #[tokio::test(start_paused = true)]
 async fn a_user_that_makes_tokens_up_does_not_keep_others_sessions_from_being_found() {
     let local = Local::new(LocalConfig::default());
-    let nodes =
-        [0, 1, 2].map(|number| start_with(&local, number, |config| config.hellos.burst = 1_000));
+    let nodes = [0, 1, 2].map(|number| {
+        start_with(&local, number, |config| {
+            (config.hellos.burst, config.moves.burst) = (1_000, 1_000);
+        })
+    });
     tokio::time::sleep(Duration::from_secs(5)).await;
     let [mut alice] = members(&nodes, "r", [("alice", 0)]).await;
     let services = nodes[0].lab.services.clone();
