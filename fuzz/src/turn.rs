@@ -143,7 +143,8 @@ impl World {
             Operation::PeerGone { connection } => self.peer_gone(connection),
             Operation::FailConnects { count } => self.failures_left = count,
             Operation::End { client } => {
-                self.server.end(self.now, client_of(client));
+                let client = client_of(client);
+                self.server.end(self.now, |one| one.client == client);
             }
             Operation::Drain { is_on: true } => self.server.drain(self.now, Drain::default()),
             Operation::Drain { is_on: false } => self.server.undrain(),

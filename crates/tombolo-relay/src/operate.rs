@@ -205,10 +205,7 @@ impl Relay {
     pub fn end(&self, filter: &AllocationFilter) -> usize {
         let filter = filter.clone();
         let ended = self.ask(Patience::Long, move |core, now| {
-            let matching = core.allocations(now).filter(|info| filter.matches(info));
-            let clients: Vec<_> = matching.map(|info| info.client).collect();
-            let ended = clients.into_iter().filter(|client| core.end(now, *client));
-            ended.count()
+            core.end(now, |info| filter.matches(info))
         });
         let ended = ended.into_iter().sum();
         info!(ended, "allocations were ended by an operator");

@@ -8,7 +8,7 @@ use std::{
 
 use dimpl::Dtls;
 use rustls::ClientConfig;
-use tombolo_relay::{Relay, RelayConfig};
+use tombolo_relay::{AllocationFilter, Relay, RelayConfig};
 use tombolo_stun::{
     ChannelNumber, Lifetime, Method, MobilityTicket, RequestedTransport, XorPeerAddress,
     XorRelayedAddress,
@@ -127,6 +127,30 @@ fn a_client_may_be_silent_at_the_address_that_another_one_has_come_back_from() {
     world.outlast_patience();
     let reply = newcomer.ask(Method::REFRESH, |_| {});
     assert_eq!(code(&reply), None);
+}
+
+/// Its address was all that told it from the other one.
+#[test]
+fn the_allocation_of_a_client_that_is_away_is_ended_and_not_that_of_who_has_its_address() {
+    let world = World::with(1, |config| {
+        let password = "alice's password".to_owned();
+        config.realm.users.insert("bob".to_owned(), password);
+    });
+    let Traveller { alice, .. } = world.traveller(Way::Dtls);
+    let mut bob = begin_anew(alice);
+    bob.user = "bob".to_owned();
+    let reply = bob.ask(Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    assert_eq!(code(&reply), None);
+    let ended = world.relay.end(&AllocationFilter {
+        user: Some("alice".to_owned()),
+        ..AllocationFilter::default()
+    });
+    assert_eq!(ended, 1);
+    let left = world.relay.allocations(&AllocationFilter::default(), 0, 9);
+    let users = left.allocations.iter().map(|(_, info)| &info.user);
+    assert_eq!(users.collect::<Vec<_>>(), ["bob"]);
 }
 
 /// A relay, and a peer of its clients.

@@ -4,6 +4,7 @@ use std::time::Instant;
 use super::address::FiveTuple;
 use super::allocation::{Carrier, Path, Traffic};
 use super::ledger::Usage;
+use super::table::AllocationId;
 use super::{CloseReason, Server};
 
 /// An allocation as an operator sees it.
@@ -41,11 +42,15 @@ impl Server {
     /// Iterates over all allocations. Costs a look at each permission and channel, so it is for
     /// operators, not for a packet.
     pub fn allocations(&self, now: Instant) -> impl Iterator<Item = AllocationInfo> + '_ {
-        self.allocations.iter().map(move |allocation| {
+        self.infos(now).map(|(_, info)| info)
+    }
+
+    fn infos(&self, now: Instant) -> impl Iterator<Item = (AllocationId, AllocationInfo)> + '_ {
+        self.allocations.iter().map(move |(id, allocation)| {
             let (permissions, channels) = allocation.count_live(now);
             let relayed = allocation.relays.iter();
             let relayed = relayed.map(|relay| self.aliases.to_public(relay.0));
-            AllocationInfo {
+            let info = AllocationInfo {
                 client: allocation.client,
                 user: allocation.user.clone().into_name(),
                 realm: self.authority.realm_name(allocation.user.realm).to_owned(),
@@ -58,7 +63,8 @@ impl Server {
                 connections: allocation.connections as usize,
                 path: allocation.path,
                 traffic: allocation.traffic,
-            }
+            };
+            (id, info)
         })
     }
 
@@ -79,16 +85,15 @@ impl Server {
         usage.map(|(realm, usage)| (self.authority.realm_name(realm), usage))
     }
 
-    /// Ends the allocation of a client as an operator wishes; the client finds out by its next
-    /// request. A client that is away between two connections is known by the address that it had.
-    /// `false` if there is none.
-    pub fn end(&mut self, now: Instant, client: FiveTuple) -> bool {
-        self.cancel_pending(client);
-        let found = self.allocations.by_client(&client).map(|(id, _)| id);
-        let Some(id) = found.or_else(|| self.allocations.of_absent(client)) else {
-            return false;
-        };
-        self.close(now, id, CloseReason::Ended);
-        true
+    /// Ends the allocations that are meant, as an operator wishes, and returns how many those were; their
+    /// clients find out by their next request. An address does not name one: somebody else may be where
+    /// a client that is away between two connections was.
+    pub fn end(&mut self, now: Instant, is_meant: impl Fn(&AllocationInfo) -> bool) -> usize {
+        let meant = self.infos(now).filter(|(_, info)| is_meant(info));
+        let meant: Vec<AllocationId> = meant.map(|(id, _)| id).collect();
+        for id in &meant {
+            self.close(now, *id, CloseReason::Ended);
+        }
+        meant.len()
     }
 }

@@ -21,8 +21,6 @@ pub(super) struct Allocations {
     ids_by_user: BTreeMap<User, BTreeSet<AllocationId>>,
     /// Of those that are mobile.
     id_by_serial: BTreeMap<u32, AllocationId>,
-    /// Those whose clients are away, by the addresses that they had.
-    absent: BTreeSet<(FiveTuple, AllocationId)>,
     deadlines: BTreeSet<(Instant, AllocationId)>,
     /// When to look whose permissions and channels are over.
     clearings: BTreeSet<(Instant, AllocationId)>,
@@ -56,7 +54,6 @@ impl Allocations {
             id_by_listener: HashMap::with_hasher(keys),
             ids_by_user: BTreeMap::new(),
             id_by_serial: BTreeMap::new(),
-            absent: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             clearings: BTreeSet::new(),
         }
@@ -90,7 +87,6 @@ impl Allocations {
         let allocation = self.slots.get_mut(id.0)?.take()?;
         self.free.push(id);
         self.forget_client(allocation.client, id);
-        self.absent.remove(&(allocation.client, id));
         if let Some(mobility) = &allocation.mobility {
             self.id_by_serial.remove(&mobility.serial);
         }
@@ -123,13 +119,6 @@ impl Allocations {
         self.slots.get(id.0)?.as_ref()
     }
 
-    /// Finds a mobile allocation by the address of a client that is away.
-    pub(super) fn of_absent(&self, client: FiveTuple) -> Option<AllocationId> {
-        let mut from_first = self.absent.range((client, AllocationId(0))..);
-        let (first, id) = from_first.next()?;
-        (*first == client).then_some(*id)
-    }
-
     pub(super) fn by_serial(&self, serial: u32) -> Option<(AllocationId, &Allocation)> {
         let id = *self.id_by_serial.get(&serial)?;
         Some((id, self.get(id)?))
@@ -159,7 +148,6 @@ impl Allocations {
         let allocation = self.slots.get_mut(id.0)?.as_mut()?;
         let to = allocation.mobility.as_mut()?.next.take()?;
         let from = std::mem::replace(&mut allocation.client, to);
-        self.absent.remove(&(from, id));
         if from != to {
             self.forget_client(from, id);
         }
@@ -174,7 +162,6 @@ impl Allocations {
         let client = allocation.client;
         if let Some(mobility) = &mut allocation.mobility {
             mobility.is_detached = true;
-            self.absent.insert((client, id));
             self.forget_client(client, id);
         }
     }
@@ -212,12 +199,13 @@ impl Allocations {
     }
 
     /// Iterates over all allocations in the order of their places.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
-        self.slots.iter_mut().flatten()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (AllocationId, &Allocation)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(place, slot)| Some((AllocationId(place), slot.as_ref()?)))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
-        self.slots.iter().flatten()
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        self.slots.iter_mut().flatten()
     }
 
     pub(super) fn ids_of(&self, user: &User) -> impl Iterator<Item = AllocationId> + '_ {

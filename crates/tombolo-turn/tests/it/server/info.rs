@@ -64,8 +64,8 @@ fn an_operator_ends_one_allocation_and_no_other() {
     let mut lab = Lab::new();
     let at = lab.allocate(client(1), &alice());
     let other = lab.allocate(client(2), &alice());
-    assert!(lab.server.end(lab.now, client(1)));
-    assert!(!lab.server.end(lab.now, client(1)));
+    assert_eq!(lab.end(client(1)), 1);
+    assert_eq!(lab.end(client(1)), 0);
     lab.drive();
     assert!(!lab.bound.contains(&at) && lab.bound.contains(&other));
     assert_eq!(list(&lab).len(), 1);
@@ -87,19 +87,17 @@ fn an_operator_ends_the_allocation_of_a_client_that_is_away() {
         });
         lab.server.handle_client_gone(lab.now, tcp_client(port));
     }
-    // Somebody else's connection has the address now; that one is ended first.
-    lab.allocate(tcp_client(1), &bob());
-    for left in [2, 1] {
-        assert!(lab.server.end(lab.now, tcp_client(1)));
-        lab.drive();
-        assert_eq!(lab.bound.len(), left);
-    }
-    assert!(!lab.server.end(lab.now, tcp_client(1)));
-    assert!(lab.server.end(lab.now, tcp_client(2)));
+    // Somebody else's connection has the address now.
+    let other = lab.allocate(tcp_client(1), &bob());
+    let now = lab.now;
+    assert_eq!(lab.server.end(now, |one| one.user == "alice"), 1);
+    lab.drive();
+    assert_eq!((lab.bound.len(), lab.bound.contains(&other)), (2, true));
+    assert_eq!([1, 1, 2].map(|port| lab.end(tcp_client(port))), [1, 0, 1]);
     lab.drive();
     assert!(lab.bound.is_empty());
     let users: Vec<&str> = lab.events.iter().filter_map(closed_of).collect();
-    assert_eq!(users, ["bob", "alice", "bob"]);
+    assert_eq!(users, ["alice", "bob", "bob"]);
 }
 
 fn closed_of(event: &Event) -> Option<&str> {

@@ -386,6 +386,11 @@ impl Lab {
             .extend(std::iter::from_fn(|| self.server.poll_event()));
     }
 
+    /// Ends the allocations of whoever is or was at an address, and returns how many those were.
+    pub(super) fn end(&mut self, client: FiveTuple) -> usize {
+        self.server.end(self.now, |one| one.client == client)
+    }
+
     /// Lets a slow driver catch up.
     pub(super) fn catch_up(&mut self) -> Vec<Transmit> {
         self.is_driver_slow = false;

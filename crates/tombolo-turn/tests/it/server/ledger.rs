@@ -245,7 +245,7 @@ impl World {
                 .permit(self.lab.now, "alice", address(&peer).ip()),
             8 => end(&mut self.lab, from, &user),
             9 => self.lab.server.handle_client_gone(self.lab.now, from),
-            10 => drop(self.lab.server.end(self.lab.now, from)),
+            10 => drop(self.lab.end(from)),
             11 => self.go(from, &user),
             12 => self.connect(from, &user, &peer),
             13 => self.connected(),
