@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use thiserror::Error;
 use tombolo_stun::{
-    Class, ConnectionId as ConnectionIdAttribute, Message, MessageWriter, Method, TransactionId,
-    XorPeerAddress,
+    AddressFamily, Class, ConnectionId as ConnectionIdAttribute, Message, MessageWriter, Method,
+    TransactionId, XorPeerAddress,
 };
 
 use super::address::{FiveTuple, PeerAddr, RelayAddr, canonical};
@@ -151,6 +151,7 @@ impl Server {
     /// Joins the connection that a request came on with one to a peer. See RFC 6062 §5.4.
     pub(super) fn on_connection_bind(
         &mut self,
+        now: Instant,
         ask: Ask,
         identity: &Identity,
         message: &Message<'_>,
@@ -162,6 +163,11 @@ impl Server {
         }
         let ConnectionIdAttribute(number) = message.required().map_err(bad)?;
         let id = ConnectionId(number);
+        // A client that has said something else first may have come to any shard.
+        if id.shard() != self.shard && id.shard().0 < self.shards {
+            let bytes = message.as_bytes();
+            return Ok(self.redirect(now, ask, identity, id.shard(), bytes)?);
+        }
         let found = self.connections.get(id);
         let found = found.filter(|one| matches!(one.state, State::Unbound { .. }));
         let allocation = found.ok_or(Refusal::ConnectionUnknown)?.allocation;
@@ -218,8 +224,29 @@ impl Server {
     /// Closes the connections to peers that the policy does not allow any more.
     pub(super) fn close_barred_connections(&mut self, now: Instant) {
         let is_barred = |peer| self.policy.check(peer).is_err();
-        let barred: Vec<ConnectionId> = self.connections.to_peers(is_barred).collect();
-        for connection in barred {
+        let barred = self.connections.to_peers(is_barred).collect();
+        self.close_and_answer(now, barred);
+    }
+
+    /// Closes the connections of an allocation to peers of a family, in which it has no relayed address any
+    /// more.
+    pub(super) fn close_connections_of_family(
+        &mut self,
+        now: Instant,
+        id: AllocationId,
+        family: AddressFamily,
+    ) {
+        let is_of_family = |one: &ConnectionId| {
+            let connection = self.connections.get(*one);
+            connection.is_some_and(|one| AddressFamily::of(one.peer.ip()) == family)
+        };
+        let own = self.connections.of_allocation(id);
+        let over = own.filter(is_of_family).collect();
+        self.close_and_answer(now, over);
+    }
+
+    fn close_and_answer(&mut self, now: Instant, connections: Vec<ConnectionId>) {
+        for connection in connections {
             self.commands.push_back(Command::ClosePeer { connection });
             self.fail_connecting(now, connection);
         }

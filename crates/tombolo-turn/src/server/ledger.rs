@@ -335,9 +335,34 @@ impl Server {
         Ok(())
     }
 
-    /// Returns how many allocations a user may have, if that is bounded.
-    pub(super) fn allocations_max_of(&self, user: &User) -> Option<usize> {
-        self.bounds_of(user).user.allocations
+    /// Counts an allocation for the network that its client has not left after all, however much that has
+    /// by now.
+    pub(super) fn move_network_back(&mut self, id: AllocationId, client: SocketAddr) {
+        let to = Network::of(client);
+        if let Some(allocation) = self.allocations.get_mut(id)
+            && allocation.network != to
+        {
+            self.ledger.move_network(allocation, to);
+        }
+    }
+
+    /// Returns how many clients of a user may be of use to it, if that is bounded: those with allocations,
+    /// and those with connections to peers.
+    pub(super) fn clients_max_of(&self, user: &User) -> Option<usize> {
+        let bounds = self.bounds_of(user).user;
+        let allocations = bounds.allocations?;
+        let connections = match self.relays_tcp {
+            true => bounds
+                .connections
+                .or(self.connections_max_of(allocations))?,
+            false => 0,
+        };
+        Some(allocations.saturating_add(connections))
+    }
+
+    fn connections_max_of(&self, allocations: usize) -> Option<usize> {
+        let each = self.limits.per_allocation.connections?;
+        Some(allocations.saturating_mul(each))
     }
 
     fn bounds_of(&self, user: &User) -> Bounds {

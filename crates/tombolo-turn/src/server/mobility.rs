@@ -273,7 +273,11 @@ impl Server {
         let is_moving = allocation.next_client().is_some();
         match (is_moving, allocation.client == from) {
             (true, true) => self.complete_move(id),
-            (true, false) => self.set_next(id, None),
+            (true, false) => {
+                let client = allocation.client.client;
+                self.set_next(id, None);
+                self.move_network_back(id, client);
+            }
             (false, _) if allocation.mobility.is_some() => self.allocations.detach(id),
             (false, _) => self.close(now, id, CloseReason::ClientGone),
         }

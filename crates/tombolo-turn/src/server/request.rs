@@ -140,7 +140,7 @@ impl Server {
         Rejection::check_known(message)?;
         match ask.method {
             Method::ALLOCATE => return self.on_allocate(now, ask, identity, message),
-            Method::CONNECTION_BIND => return self.on_connection_bind(ask, identity, message),
+            Method::CONNECTION_BIND => return self.on_connection_bind(now, ask, identity, message),
             Method::REFRESH if is_move(message) => {
                 return self.on_move(now, ask, identity, message);
             }

@@ -176,6 +176,7 @@ impl Server {
                 if let Some(relay) = allocation.relays.remove(family) {
                     allocation.retain_peers(now, |peer| AddressFamily::of(peer) != family);
                     self.allocations.forget_relay(relay);
+                    self.close_connections_of_family(now, id, family);
                     self.release(now, relay);
                     self.settle(id);
                 }

@@ -1,8 +1,8 @@
 //! Clients whose packets reach this shard though their allocation is on another one of the node.
 //!
 //! The kernel spreads clients over shards by their addresses. A client that comes back from a new
-//! address, or whose second allocation shall have the port next to its first one's, may land
-//! elsewhere than what it asks for. Its shard then passes on all that it sends; the other shard
+//! address, whose second allocation shall have the port next to its first one's, or whose further
+//! connection is to be joined with one to a peer, may land elsewhere than what it asks for. Its shard then passes on all that it sends; the other shard
 //! answers by itself, since all have sockets of the same addresses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,7 +49,7 @@ impl Server {
             return Err(Refusal::ShardUnknown);
         }
         let max = self.limits.total.allocations.unwrap_or(STRAYS_MAX);
-        let user_max = self.allocations_max_of(&identity.user).unwrap_or(max);
+        let user_max = self.clients_max_of(&identity.user).unwrap_or(max);
         let displaced = self.strays.make_room(&identity.user, &ask.from, user_max);
         if let Some((client, shard)) = displaced
             && client.transport != Transport::Udp

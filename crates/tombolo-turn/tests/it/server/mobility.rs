@@ -415,6 +415,23 @@ fn the_quota_counts_an_allocation_wherever_it_has_moved() {
 }
 
 #[test]
+fn an_allocation_whose_client_did_not_get_to_another_network_counts_for_its_own_again() {
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let elsewhere = |port| FiveTuple {
+        client: ([8, 8, 4, 4], port).into(),
+        ..tcp_client(port)
+    };
+    moved(&mut lab, elsewhere(1), &ticket);
+    let mut code = |from| lab.allocate_with(from, &bob(), |_| {}).code();
+    assert_eq!(code(elsewhere(2)), Some(486));
+    lab.server.handle_client_gone(lab.now, elsewhere(1));
+    let mut code = |from| lab.allocate_with(from, &bob(), |_| {}).code();
+    assert_eq!(code(client(2)), Some(486), "it is still there");
+    assert_eq!(code(elsewhere(2)), None);
+}
+
+#[test]
 fn an_address_with_an_allocation_of_its_own_is_no_place_to_move_to() {
     let mut lab = Lab::new();
     let (_, ticket) = allocate(&mut lab, client(1), &alice());

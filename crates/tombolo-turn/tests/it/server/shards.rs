@@ -2,7 +2,7 @@
 
 use tombolo_stun::{EvenPort, Method, RequestedTransport, ReservationToken, XorRelayedAddress};
 use tombolo_turn::server::{
-    Command, Config, FiveTuple, Forward, Refusal, RelayAddr, ShardIndex, Timer,
+    Command, Config, FiveTuple, Forward, PeerAddr, Refusal, RelayAddr, ShardIndex, Timer,
 };
 
 use super::lab::{Lab, PEER, Reply, User, alice, bob, client, tcp_client};
@@ -41,6 +41,66 @@ fn a_reservation_of_another_user_is_refused_on_its_own_shard() {
     let (_, token) = node.reserve();
     let reply = node.allocate_reserved(client(2), &bob(), token);
     assert_eq!(Reply(reply).code(), Some(508));
+}
+
+/// Whose connection has said something else first may be anywhere.
+#[test]
+fn a_connection_is_bound_whichever_shard_the_clients_other_connection_reaches() {
+    let mut node = Node::with(|config| config.relay_tcp = true);
+    let home = &mut node.shards[0];
+    let reply = home.signed(tcp_client(1), &alice(), Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::TCP);
+    });
+    let XorRelayedAddress(at) = reply.get().expect("was made");
+    home.permit(tcp_client(1), &alice(), PEER);
+    let peer = PeerAddr(super::lab::address(PEER));
+    let (now, at) = (home.now, RelayAddr(at));
+    let connection = home.server.handle_peer_accepted(now, at, peer);
+    let connection = connection.expect("is permitted");
+    while home.server.poll_transmit().is_some() {}
+
+    let second = &mut node.shards[1];
+    let bind = second.sign(tcp_client(2), &alice(), Method::CONNECTION_BIND, |writer| {
+        writer.attribute(&tombolo_stun::ConnectionId(connection.0));
+    });
+    assert_eq!(second.exchange(tcp_client(2), &bind), []);
+    let redirect = Command::Redirect {
+        shard: ShardIndex(0),
+        client: tcp_client(2),
+        bytes: bind.clone(),
+    };
+    assert_eq!(second.shard_commands.pop(), Some(redirect));
+    let home = &mut node.shards[0];
+    let forward = home.server.handle_passed_on(home.now, tcp_client(2), &bind);
+    assert_eq!(forward, None);
+    home.drive();
+    let joined = home.tcp_commands.pop();
+    let Some(Command::Splice { client, .. }) = joined else {
+        panic!("it is not joined: {joined:?}")
+    };
+    assert_eq!(client, tcp_client(2));
+}
+
+/// A user may have far more connections than allocations.
+#[test]
+fn a_user_loses_no_connection_that_was_bound_for_another_one() {
+    let mut node = Node::with(|config| {
+        config.relay_tcp = true;
+        config.limits.per_user.allocations = Some(1);
+    });
+    for port in 1..=3 {
+        let second = &mut node.shards[1];
+        let from = tcp_client(port);
+        let bind = second.sign(from, &alice(), Method::CONNECTION_BIND, |writer| {
+            writer.attribute(&tombolo_stun::ConnectionId(u32::from(port) << 8));
+        });
+        assert_eq!(second.exchange(from, &bind), []);
+        let [Command::Redirect { client, .. }] = second.shard_commands[..] else {
+            panic!("is told of nothing else: {:?}", second.shard_commands)
+        };
+        assert_eq!(client, from);
+        second.shard_commands.clear();
+    }
 }
 
 #[test]

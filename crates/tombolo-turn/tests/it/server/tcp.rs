@@ -1,9 +1,9 @@
 //! TCP allocations, with a driver that the tests play. See RFC 6062.
 
 use tombolo_stun::{
-    AddressFamily, AttributeType, Class, Data, DontFragment, EvenPort, Message, MessageWriter,
-    Method, RequestedAddressFamily, RequestedTransport, ReservationToken, XorPeerAddress,
-    XorRelayedAddress,
+    AdditionalAddressFamily, AddressFamily, AttributeType, Class, Data, DontFragment, EvenPort,
+    Message, MessageWriter, Method, RequestedAddressFamily, RequestedTransport, ReservationToken,
+    XorPeerAddress, XorRelayedAddress,
 };
 use tombolo_turn::server::{
     Bandwidth, Carrier, Command, Config, ConnectError, ConnectionId, FiveTuple, PeerAddr, RealmId,
@@ -430,6 +430,41 @@ fn a_tcp_allocation_can_have_an_ipv6_address() {
     let XorRelayedAddress(at) = reply.get().expect("was made");
     let connection = connecting(&mut lab, RelayAddr(at), PEER_V6);
     assert!(connected(&mut lab, connection, Ok(())).is_some());
+}
+
+/// Their port may be somebody else's from then on.
+#[test]
+fn the_connections_of_a_family_end_with_its_relayed_address() {
+    let mut lab = tcp_lab();
+    let both = AdditionalAddressFamily(AddressFamily::V6);
+    let reply = ask(&mut lab, tcp_client(1), |writer| {
+        writer.attribute(&both);
+    });
+    let relays = reply.message().all::<XorRelayedAddress>();
+    let relays: Vec<_> = relays.map(|relay| relay.expect("is whole").0).collect();
+    let [v4, v6] = relays[..] else {
+        panic!("there are two: {relays:?}")
+    };
+    let kept = connecting(&mut lab, RelayAddr(v4), PEER);
+    let closed = connecting(&mut lab, RelayAddr(v6), PEER_V6);
+    let asked = connecting(&mut lab, RelayAddr(v6), "[2a00::1:2]:2");
+    for connection in [kept, closed] {
+        connected(&mut lab, connection, Ok(()));
+    }
+    let bytes = lab.sign(tcp_client(1), &alice(), Method::REFRESH, |writer| {
+        let family = RequestedAddressFamily(AddressFamily::V6);
+        writer
+            .attribute(&tombolo_stun::Lifetime(0))
+            .attribute(&family);
+    });
+    let replies = lab.exchange(tcp_client(1), &bytes);
+    let codes = replies.into_iter().map(|reply| Reply(reply.bytes).code());
+    assert_eq!(codes.collect::<Vec<_>>(), [Some(447), None]);
+    let commands = [closed, asked].map(|connection| Command::ClosePeer { connection });
+    assert_eq!(lab.tcp_commands.len(), 2);
+    assert!(commands.iter().all(|one| lab.tcp_commands.contains(one)));
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), closed), Some(400));
+    assert_eq!(bind(&mut lab, tcp_client(2), &alice(), kept), None);
 }
 
 #[test]
