@@ -1,5 +1,7 @@
 //! `tombolo match`: a device on the command line that looks for a match.
 
+mod party;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -15,6 +17,7 @@ use tombolo_client::{
     Ticket, TicketEvent, UserId, WhyNot,
 };
 
+use self::party::Party;
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
 use crate::peer::{self, interrupted};
@@ -137,8 +140,8 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
             let options = RoomOptions::default();
             party = Some(device.rooms().join_or_create(room, options).await?);
         }
-        let ticket = submit(device, args, party.as_ref(), style).await?;
-        follow(ticket.links_max(args.links_max), args, style, start).await
+        let (ticket, party) = submit(device, args, party.as_ref(), style).await?;
+        follow(ticket.links_max(args.links_max), party, args, style, start).await
     };
     let found = match args.duration {
         Some(duration) => match timeout(duration, looking).await {
@@ -165,13 +168,14 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
     }
 }
 
-/// A ticket of the user, or of its party, which the owner of the party's room submits once it is large enough.
-async fn submit(
+/// A ticket of the user, or of its party, which the owner of the party's room submits once it is large enough, and has from
+/// then on.
+async fn submit<'r>(
     device: &Device,
     args: &MatchArgs,
-    party: Option<&Room>,
+    party: Option<&'r Room>,
     style: Style,
-) -> anyhow::Result<Ticket> {
+) -> anyhow::Result<(Ticket, Option<Party<'r>>)> {
     let (own, matchmaker) = (device.session().user, device.matchmaker());
     if let Some(room) = party {
         let is_ready = || {
@@ -181,7 +185,8 @@ async fn submit(
         while !is_ready() {
             tokio::select! {
                 ticket = matchmaker.next_ticket() => {
-                    return ticket.ok_or_else(|| anyhow::anyhow!("the session is over"));
+                    let ticket = ticket.ok_or_else(|| anyhow::anyhow!("the session is over"))?;
+                    return Ok((ticket, None));
                 }
                 event = room.next_event() => {
                     anyhow::ensure!(event.is_some(), "the party is over");
@@ -206,11 +211,12 @@ async fn submit(
     if let Some(grace) = args.grace {
         ticket = ticket.grace(grace);
     }
-    if let Some(room) = party {
-        let others = room.members().into_iter().filter(|user| *user != own);
-        ticket = ticket.party(room, others.map(Player::new));
+    let party = party.map(|room| Party::new(room, own, args)).transpose()?;
+    if let Some(party) = &party {
+        ticket = ticket.party(party.room, party.others());
     }
-    Ok(ticket.priority(args.priority).submit().await?)
+    let ticket = ticket.priority(args.priority).submit().await?;
+    Ok((ticket, party))
 }
 
 /// Stays in the match; whoever owns its room has others join it, with its teams as they were found.
@@ -284,6 +290,7 @@ fn told_backfill(status: &BackfillStatus) -> Event {
 
 async fn follow(
     mut ticket: Ticket,
+    mut party: Option<Party<'_>>,
     args: &MatchArgs,
     style: Style,
     start: Instant,
@@ -297,6 +304,12 @@ async fn follow(
                 match ticket.why().await {
                     Ok(why) => tell(style, &told_why(why))?,
                     Err(error) => pass(error)?,
+                }
+                continue;
+            }
+            () = changed(party.as_ref()) => {
+                if let Some(party) = &mut party && party.say(&ticket).await.is_ok() {
+                    tell_members(party.room, style)?;
                 }
                 continue;
             }
@@ -420,6 +433,13 @@ fn tell_who(
         members: members.into_iter().map(|user| user.to_string()).collect(),
     };
     tell(style, &members)
+}
+
+async fn changed(party: Option<&Party<'_>>) {
+    match party {
+        Some(party) => party.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(moment: Option<Instant>) {

@@ -66,6 +66,32 @@ async fn a_party_looks_together_and_its_match_takes_others_in_while_it_runs() {
 }
 
 #[tokio::test]
+async fn whoever_comes_into_a_partys_room_while_it_looks_is_in_its_ticket() {
+    let folder = Folder::new("growing");
+    let (secret, table) = key("ops", &["pools:read"], "").await;
+    let pool = "[[pool]]\nname = \"trio\"\nplayers = { min = 3, max = 3 }\n";
+    let tables = [&table, pool].concat();
+    let server = Server::start(&folder, "one", &secret, &tables, &[]).await;
+    let url = server.ready["url"].as_str().unwrap().to_owned();
+    let seeker = |user: &str| {
+        let args = ["match", "--server", &url, "--user", user, "--pool", "trio"];
+        start(&[&args[..], &["--party", "party-1", "--json"]].concat())
+    };
+    let mut alice = seeker("alice");
+    alice.event("session").await;
+    let mut bob = seeker("bob");
+    // Two are enough for a ticket, and too few for a match.
+    alice.event("waits").await;
+    let mut carol = seeker("carol");
+    for seeker in [&mut alice, &mut bob, &mut carol] {
+        let found = seeker.event("found").await;
+        let members = &found["teams"][0]["members"];
+        assert_eq!(members.as_array().unwrap().len(), 3, "{found}");
+        assert_eq!(seeker.ended().await.status, Some(0));
+    }
+}
+
+#[tokio::test]
 async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     let folder = Folder::new("pools");
     let admin = folder.path("node.sock");
