@@ -751,7 +751,7 @@ impl World {
         let there = self.server.allocations(self.now);
         let there = there.filter(|one| one.client == to);
         let relays: Vec<_> = there
-            .map(|one| one.relays.first().copied().expect("has one"))
+            .map(|one| RelayAddr(*one.relayed.first().expect("has one")))
             .collect();
         let may_move = |one: &&mut Model| {
             let is_it = one.relays.iter().any(|relay| relays.contains(relay));
