@@ -331,8 +331,7 @@ impl Link {
         received: &mut Received,
     ) -> Result<(), FrameError> {
         // Only what was sent can have come; what still waits cannot.
-        let sent = self.acked + self.unacked.len() as u64;
-        if frame.ack > sent {
+        if frame.ack > self.sent {
             return Err(FrameError::Ack);
         }
         let before = self.acked;

@@ -95,6 +95,24 @@ fn what_a_node_that_was_started_anew_never_acknowledged_is_handed_back() {
 }
 
 #[test]
+fn what_waits_to_be_sent_cannot_be_acknowledged() {
+    let now = Instant::now();
+    let mut link = Link::new(LIMITS, 5);
+    let frame = |ack| Frame {
+        epoch: 7,
+        to_epoch: 5,
+        ack,
+        ..Frame::default()
+    };
+    link.handle_frame(now, frame(0)).unwrap();
+    link.push(item(1)).unwrap();
+    assert_eq!(link.handle_frame(now, frame(1)), Err(FrameError::Ack));
+    assert_eq!(link.poll_frame(now).unwrap().items, [item(1)]);
+    link.handle_frame(now, frame(1)).unwrap();
+    assert!(link.is_idle());
+}
+
+#[test]
 fn frames_of_other_lives_and_impossible_ones_are_refused_and_change_nothing() {
     let now = Instant::now();
     let mut link = Link::new(LIMITS, 5);
