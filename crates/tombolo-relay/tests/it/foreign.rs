@@ -82,6 +82,9 @@ fn natdiscovery_finds_no_nat_on_one_machine() {
                 text.contains("NAT with Endpoint Independent Filtering"),
                 "{text}"
             );
+        } else {
+            // It sends a request to the address that it was told, which is its own.
+            assert!(text.contains("successful hairpinning"), "{text}");
         }
     }
 }
