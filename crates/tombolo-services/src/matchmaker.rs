@@ -20,6 +20,7 @@ mod running;
 mod seats;
 mod tell;
 mod view;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -24,6 +24,7 @@ use crate::entropy::NoEntropy;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::patience::Late;
+use crate::rate::Bucket;
 use crate::reject::Reject;
 use crate::requests;
 use crate::session::Session;
@@ -74,6 +75,8 @@ pub(super) struct State {
     pub(super) beginning: BTreeMap<MatchId, Beginning>,
     /// Matches of which is yet to be said that their users have their seats.
     pub(super) unsaid: BTreeSet<MatchId>,
+    /// What answers to devices that ask why may still take; `None` until one does.
+    pub(super) comparisons: Option<Bucket>,
 }
 
 /// A ticket of devices on this node.
@@ -128,6 +131,7 @@ impl Desk {
             asker_by_backfill: BTreeMap::new(),
             beginning: BTreeMap::new(),
             unsaid: BTreeSet::new(),
+            comparisons: None,
         };
         let key = Key::new(["pool", name.as_str(), digest])?;
         Ok(Self {

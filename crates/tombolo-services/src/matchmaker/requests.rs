@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tombolo_engine::SNAPSHOT_BYTES_MAX;
 use tombolo_match::{
     Answer, BEGUN_WEIGHT_MAX, Backfill, BackfillId, Body, ENDED_MAX, Illegal, MatchId, Name,
-    Obstacle, PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId,
-    Venue, WEIGHT_MAX, Why,
+    PLAYED_WEIGHT_MAX, Player, PlayerError, Query, Reach, Ticket, TicketError, TicketId, Venue,
+    WEIGHT_MAX,
 };
 use tombolo_room::{Member, Value};
 use tombolo_wire::v1::{self, ErrorCode, match_request, match_response};
@@ -17,7 +17,7 @@ use tombolo_wire::{RoomId, UserId};
 
 use super::desk::{Asker, Desk, unavailable};
 use super::seats::Beginning;
-use super::{presence, room, running, tell};
+use super::{presence, room, running, tell, why};
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
@@ -368,7 +368,7 @@ fn plan(
             answer,
         },
         Wanted::Why(ticket) => {
-            why(node, session, id, desk, &ticket)?;
+            why::answer(node, session, id, desk, &ticket)?;
             return Ok(None);
         }
         Wanted::Backfill(backfill) => {
@@ -497,25 +497,6 @@ pub(super) fn not_in_party(user: &UserId) -> Reject {
     Reject::new(ErrorCode::NotPermitted, message)
 }
 
-fn why(
-    node: &Arc<Node>,
-    session: &Arc<Session>,
-    id: u64,
-    desk: &Desk,
-    ticket: &TicketId,
-) -> Result<(), Reject> {
-    desk.check_own(ticket, &session.user)?;
-    let state = desk.lock();
-    let why = state
-        .pool
-        .explain_among(ticket, state.time(node), EXPLAINED_MAX);
-    drop(state);
-    let why = why.ok_or_else(|| reject(&Illegal::Unknown))?;
-    let result = match_response::Result::Why(why_on_wire(&why));
-    node.push(session, tell::answer(id, result));
-    Ok(())
-}
-
 impl Desk {
     /// Whether a ticket of a user is here, or has begun its match lately.
     fn knows(&self, node: &Node, ticket: &TicketId, user: &UserId) -> bool {
@@ -529,7 +510,7 @@ impl Desk {
         found.is_some_and(|found| found.id == *ticket)
     }
 
-    fn check_own(&self, ticket: &TicketId, user: &UserId) -> Result<(), Reject> {
+    pub(super) fn check_own(&self, ticket: &TicketId, user: &UserId) -> Result<(), Reject> {
         match self.has(ticket, user) {
             true => Ok(()),
             false => Err(reject(&Illegal::Unknown)),
@@ -593,7 +574,7 @@ impl Desk {
     }
 }
 
-fn reject(illegal: &Illegal) -> Reject {
+pub(super) fn reject(illegal: &Illegal) -> Reject {
     let code = match illegal {
         Illegal::Ticket(_) | Illegal::Teams | Illegal::Lease => ErrorCode::BadTicket,
         Illegal::Busy { .. } => ErrorCode::WaitsAlready,
@@ -604,41 +585,6 @@ fn reject(illegal: &Illegal) -> Reject {
         _ => ErrorCode::Unspecified,
     };
     Reject::new(code, illegal)
-}
-
-fn why_on_wire(why: &Why) -> v1::WhyTicket {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let obstacles = why.obstacles.iter().map(|excluded| v1::MatchObstacle {
-        what: obstacle(&excluded.obstacle),
-        count: count(excluded.count),
-        alone: count(excluded.alone),
-    });
-    let words = |obstacles: &[Obstacle]| obstacles.iter().map(obstacle).collect();
-    let millis = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-    let settling = why.settling.as_ref();
-    let relaxation = why.relaxation.as_ref();
-    v1::WhyTicket {
-        looked_at: count(why.looked_at),
-        fit: count(why.fit),
-        obstacles: obstacles.collect(),
-        nearest: why
-            .nearest
-            .as_ref()
-            .map_or_else(Vec::new, |miss| words(&miss.obstacles)),
-        relaxed_after_ms: relaxation.map(|relaxation| millis(relaxation.after)),
-        relaxed: relaxation.map_or_else(Vec::new, |relaxation| words(&relaxation.obstacles)),
-        settling_quality: settling.map(|settling| settling.quality.into()),
-        settled_after_ms: settling.map(|settling| millis(settling.after)),
-    }
-}
-
-pub(super) fn obstacle(obstacle: &Obstacle) -> String {
-    match obstacle {
-        Obstacle::Rule(name) => format!("rule:{name}"),
-        Obstacle::Query => "query".to_owned(),
-        Obstacle::TheirQuery => "their query".to_owned(),
-        Obstacle::Teams => "teams".to_owned(),
-    }
 }
 
 fn array<const N: usize>(bytes: &Bytes) -> Result<[u8; N], Reject> {
@@ -662,6 +608,3 @@ const _: () = assert!(
     WEIGHT_MAX + PLAYED_WEIGHT_MAX + BEGUN_WEIGHT_MAX + size_of::<TicketId>() * ENDED_MAX
         <= SNAPSHOT_BYTES_MAX / 8 * 7
 );
-
-/// How many others are looked at when a device asks why.
-const EXPLAINED_MAX: usize = 1000;

@@ -8,7 +8,7 @@ use tombolo_wire::v1::ErrorCode;
 
 use super::desk::Desk;
 use super::lead::holder;
-use super::requests::obstacle;
+use super::why::obstacle;
 use crate::node::Node;
 use crate::patience::Late;
 use crate::reject::Reject;

@@ -419,30 +419,7 @@ async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_an
             config.node = NodeId::parse(name).unwrap();
         })
     };
-    // The rules' digest is the same wherever they are served.
-    let elsewhere = Local::new(LocalConfig::default());
-    let scout = start(&elsewhere, "scout");
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let key = pool_key(&elsewhere, "pool").await;
-    scout.services.kill();
-
-    let mut config = LocalConfig::default();
-    config.log_entries_max = 200_000;
-    let local = Local::new(config);
-    let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
-    for number in 0..COUNT {
-        let name = tombolo_match::Name::parse("skill").unwrap();
-        let user = UserId::parse(&format!("waits-{number:040}")).unwrap();
-        let skill = tombolo_match::Value::Number(f64::from(number) * 1e6);
-        let player = tombolo_match::Player::new(user).with(name, skill);
-        let id = tombolo_match::TicketId(u128::from(number).to_be_bytes());
-        let body = Body::Submitted(tombolo_match::Ticket::new(id, vec![player]));
-        let operation = tombolo_match::OperationId(u128::from(number).to_be_bytes());
-        let entry = Entry { time, body }.encode(operation);
-        let operation = tombolo_engine::OperationId(operation.0);
-        let appended = local.append(&key, entry, Purpose::More, Expect::Any, operation);
-        appended.await.unwrap();
-    }
+    let (local, key) = filled(&start, COUNT).await;
     let first = start(&local, "node-0");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let mut alice = seeker(&first, "alice").await;
@@ -469,6 +446,69 @@ async fn a_pool_of_more_than_a_hundred_thousand_tickets_is_kept_in_a_snapshot_an
         "{:?}",
         users(&found)
     );
+}
+
+/// A pool in which so many wait, each far from all others.
+async fn filled(start: &impl Fn(&Local, &str) -> Lab, count: u32) -> (Local, Key) {
+    // The rules' digest is the same wherever they are served.
+    let elsewhere = Local::new(LocalConfig::default());
+    let scout = start(&elsewhere, "scout");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let key = pool_key(&elsewhere, "pool").await;
+    scout.services.kill();
+
+    let mut config = LocalConfig::default();
+    config.log_entries_max = 200_000;
+    let local = Local::new(config);
+    let time = tombolo_match::Time::from_millis(now().as_millis() as u64);
+    for number in 0..count {
+        let name = tombolo_match::Name::parse("skill").unwrap();
+        let user = UserId::parse(&format!("waits-{number:040}")).unwrap();
+        let skill = tombolo_match::Value::Number(f64::from(number) * 1e6);
+        let player = tombolo_match::Player::new(user).with(name, skill);
+        let id = tombolo_match::TicketId(u128::from(number).to_be_bytes());
+        let body = Body::Submitted(tombolo_match::Ticket::new(id, vec![player]));
+        let operation = tombolo_match::OperationId(u128::from(number).to_be_bytes());
+        let entry = Entry { time, body }.encode(operation);
+        let operation = tombolo_engine::OperationId(operation.0);
+        let appended = local.append(&key, entry, Purpose::More, Expect::Any, operation);
+        appended.await.unwrap();
+    }
+    (local, key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_ask_why_the_pool_goes_on() {
+    let start = |local: &Local, name: &str| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            config.unix_now = now;
+            config.pools.push(MatchPool::parse(DUEL).unwrap());
+            config.node = NodeId::parse(name).unwrap();
+            config.tickets.burst = 1_000;
+        })
+    };
+    let (local, _) = filled(&start, 1_500).await;
+    let lab = start(&local, "node-0");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut alice = seeker(&lab, "alice").await;
+    submit(&mut alice, "duel", 2_000, &[("alice", -1e9)])
+        .await
+        .unwrap();
+    let mut ask_often = async || {
+        let mut answered = 0;
+        for _ in 0..200 {
+            match ask(&mut alice, "duel", why(2_000)).await {
+                Ok(_) => answered += 1,
+                Err(code) => assert_eq!(code, ErrorCode::Limit),
+            }
+        }
+        answered
+    };
+    let answered = ask_often().await;
+    assert!((1..150).contains(&answered), "{answered}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(ask_often().await > 0, "later there is more to be had");
 }
 
 #[tokio::test(start_paused = true)]
