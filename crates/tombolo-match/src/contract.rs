@@ -30,6 +30,12 @@ pub enum PlayerError {
         /// Which.
         attribute: Name,
     },
+    /// A role is there twice.
+    #[error("role {role} is there twice")]
+    RepeatedRole {
+        /// Which.
+        role: Name,
+    },
     /// An attribute by whose name queries see a ticket's tags.
     #[error("no attribute is called tags: queries see a ticket's tags by that name")]
     Tags,
@@ -42,12 +48,16 @@ impl Player {
     /// Checks what newcomers may not say. What is kept may have been said before that was refused, and is read.
     ///
     /// # Errors
-    /// When an attribute is called `tags`.
+    /// When an attribute is called `tags`, or a role is there twice.
     pub fn check(&self) -> Result<(), PlayerError> {
         if self.attributes.keys().any(|name| name.as_str() == TAGS) {
             return Err(PlayerError::Tags);
         }
-        Ok(())
+        let mut roles = BTreeSet::new();
+        match self.roles.iter().find(|role| !roles.insert(*role)) {
+            Some(role) => Err(PlayerError::RepeatedRole { role: role.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Reads what a device says of a user; it is told nowhere.

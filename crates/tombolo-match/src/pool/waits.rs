@@ -66,8 +66,12 @@ impl Waits {
     pub(super) fn count(&mut self, candidate: &Candidate, symbols: &Symbols, waited: Duration) {
         for kind in [kind(candidate, symbols), String::new()] {
             if self.by_kind.len() == KINDS_MAX && !self.by_kind.contains_key(&kind) {
-                // Whoever comes last takes the place of the kind that was seen first.
-                self.by_kind.shift_remove_index(0);
+                // Whoever comes last takes the place of the kind that was seen first, but not of all together.
+                let is_all = self
+                    .by_kind
+                    .first()
+                    .is_some_and(|(kind, _)| kind.is_empty());
+                self.by_kind.shift_remove_index(usize::from(is_all));
             }
             self.by_kind.entry(kind).or_default().push(waited);
         }

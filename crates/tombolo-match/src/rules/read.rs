@@ -25,7 +25,7 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
     let fill = table.duration("fill", Duration::from_secs(2))?;
     let (settle, good) = settle(&mut table)?;
     let patience = table.duration("patience", Duration::from_secs(30))?;
-    let ready = table.optional("ready").map(Node::duration).transpose()?;
+    let ready = table.optional("ready").map(ready).transpose()?;
     // Checked at compile time: a pool's bound fits.
     let tickets_max = table.count("tickets", Some(100_000), (1, TICKETS_MAX as u32))?;
     let priority_max = table.count("priority", Some(0), (0, i8::MAX as u32))?;
@@ -44,6 +44,7 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
         }
         let rule = rule(node, &mut kinds)?;
         check_new(&mut names, &rule.name, node)?;
+        check_ranges(&rules, &rule, node)?;
         rules.push(rule);
     }
     table.finish()?;
@@ -62,6 +63,39 @@ pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
         tickets_max: tickets_max as usize,
         priority_max: i8::try_from(priority_max).unwrap_or(i8::MAX),
     })
+}
+
+/// How long users have to say that they are ready: somebody must be able to.
+fn ready(node: &Node) -> Result<Duration, Fault> {
+    let ready = node.duration()?;
+    if ready < READY_MIN {
+        return Err(node.expected("a time of at least 1s in which users can answer"));
+    }
+    Ok(ready)
+}
+
+/// Whether some number lies in a range and in all others of its attribute, in the end.
+fn check_ranges(others: &[Rule], rule: &Rule, node: &Node) -> Result<(), Fault> {
+    let Some((low, high)) = widest_range(rule) else {
+        return Ok(());
+    };
+    let others = others.iter();
+    let others = others.filter(|other| other.attribute() == rule.attribute());
+    let mut ranges = others.filter_map(widest_range);
+    if ranges.any(|(from, to)| low.max(from) > high.min(to)) {
+        let why = "no number lies in this range and in the other one of the attribute, however far they relax";
+        return node.fail(Reason::Never { why });
+    }
+    Ok(())
+}
+
+/// The range of a rule at its widest; `None` when it falls away.
+fn widest_range(rule: &Rule) -> Option<(f64, f64)> {
+    let Check::Range { low, high, .. } = rule.check else {
+        return None;
+    };
+    let beside = rule.relax.widest(rule.base)?;
+    Some((low - beside, high + beside))
 }
 
 /// How long a match waits that is not good, and what is good.
@@ -596,3 +630,6 @@ const MERGES: [(&str, Merge); 6] = [
     ("intersection", Merge::Intersection),
     ("first", Merge::First),
 ];
+
+/// The least time in which users say that they are ready.
+const READY_MIN: Duration = Duration::from_secs(1);

@@ -148,11 +148,36 @@ fn mistakes_in_json_are_told_with_line_and_column() {
 }
 
 #[test]
+fn nobody_is_given_less_than_a_second_to_say_that_it_is_ready() {
+    for ready in ["0", "\"999ms\""] {
+        let error = with(&format!("ready = {ready}"));
+        assert_eq!(
+            error,
+            "line 3, column 9: a time of at least 1s in which users can answer is expected here"
+        );
+    }
+}
+
+#[test]
+fn ranges_that_meet_once_they_have_relaxed_are_taken() {
+    let relaxed = range(0, 1) + "relax = { every = 1, by = 1, limit = 4 }\n" + &range(5, 6);
+    let text = format!("name = \"a\"\nplayers = {{ min = 2, max = 2 }}\n{relaxed}");
+    assert!(Rules::parse(&text).is_ok());
+}
+
+fn range(low: u32, high: u32) -> String {
+    format!(
+        "[[rules]]\nname = \"r{low}\"\nkind = \"range\"\nattribute = \"a\"\nlow = {low}\nhigh = {high}\n"
+    )
+}
+
+#[test]
 fn rules_that_no_match_can_satisfy_are_refused() {
     for rest in [
         "multiple = 10",
         "[[rules]]\nkind = \"distance\"\nattribute = \"a\"\nmax = -1",
         "[[rules]]\nkind = \"range\"\nattribute = \"a\"\nlow = 2\nhigh = 1",
+        &(range(0, 1) + "relax = { every = 1, by = 1, limit = 3 }\n" + &range(5, 6)),
     ] {
         assert!(
             with(rest).contains("no match can ever satisfy this"),

@@ -8,7 +8,7 @@ use tombolo_match::{
 };
 use tombolo_wire::v1;
 
-use crate::world::{World, ended, fat, having, id, player, skilled, solo, text, user};
+use crate::world::{World, ended, fat, having, id, name, player, skilled, solo, text, user};
 
 fn trio() -> World {
     World::new("name = \"trio\"\nplayers = { min = 3, max = 3 }")
@@ -295,6 +295,36 @@ fn no_attribute_is_called_as_queries_see_tags() {
     // It may be kept from before that was refused.
     let player = Player::parse(said).unwrap();
     assert_eq!(player.check(), Err(PlayerError::Tags));
+}
+
+#[test]
+fn nobody_says_a_role_twice() {
+    let mut player = player("u1");
+    player.roles = vec![name("healer"), name("fighter"), name("healer")];
+    let role = name("healer");
+    assert_eq!(player.check(), Err(PlayerError::RepeatedRole { role }));
+    player.roles.pop();
+    assert_eq!(player.check(), Ok(()));
+}
+
+#[test]
+fn the_estimate_of_all_outlives_however_many_kinds() {
+    let mut world = World::new(
+        "name = \"p\"\nplayers = { min = 2, max = 2 }\nrules = [{ kind = \"equal\", attribute = \"mode\" }]",
+    );
+    for number in 0..1_026_u128 {
+        let mode = || text(&format!("mode-{number}"));
+        let pair = [2 * number + 1, 2 * number + 2];
+        world.submit_all(pair.map(|number| having(solo(number), "mode", mode())));
+        if (1_000..1_023).contains(&number) {
+            world.wait(60);
+        }
+        assert_eq!(world.step().len(), 1);
+    }
+    let ticket = having(solo(9_999), "mode", text("another"));
+    world.submit(ticket).unwrap();
+    let estimate = world.pool.estimate(&id(9_999)).unwrap();
+    assert_eq!(estimate.most, Duration::from_secs(60));
 }
 
 #[test]
