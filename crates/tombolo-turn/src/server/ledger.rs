@@ -354,7 +354,7 @@ impl Server {
         let connections = match self.relays_tcp {
             true => bounds
                 .connections
-                .or(self.connections_max_of(allocations))?,
+                .or_else(|| self.connections_max_of(allocations))?,
             false => 0,
         };
         Some(allocations.saturating_add(connections))
