@@ -2,6 +2,7 @@
 
 mod leave;
 mod mesh;
+mod said;
 mod state;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::link::{Lane, Peer};
 use crate::retry::to_the_end;
 use crate::session;
 use mesh::Mesh;
+use said::Place;
 pub(crate) use state::{FieldState, Fields};
 use state::{Options, Told};
 
@@ -245,10 +247,11 @@ impl Field {
     }
 
     /// Says where something else is that this device puts into the field, under a number of its choice, not
-    /// 0. It goes when the device goes, or when nothing is said of it for some seconds.
+    /// 0. It stays until it is [removed](Self::remove) or the device goes: it is said again now and then, also over
+    /// another node. What the node refuses is said again, too: there may be room for it later.
     ///
     /// # Errors
-    /// When the position or the payload can't be.
+    /// When the position or the payload can't be, or the device has put 256 others there.
     pub fn put(
         &self,
         own: u32,
@@ -260,15 +263,20 @@ impl Field {
         if !self.state.is_of_dimensions(&position) {
             return Err(Error::local("the field has other dimensions"));
         }
-        self.state.report(own, class, position, payload);
-        Ok(())
+        let place = Place {
+            class,
+            position,
+            payload,
+        };
+        self.state.report(own, place)
     }
 
-    /// Takes something away that this device has put there.
+    /// Takes something away that this device has put there. If that fails it goes by itself, as it is said no more.
     ///
     /// # Errors
     /// When the node refuses, or the session is over.
     pub async fn remove(&self, own: u32) -> Result<(), Error> {
+        self.state.forget(own);
         let kind = field_request::Kind::Remove(v1::RemoveEntity { own });
         ask(&self.device.0.session, &self.state.id, kind)
             .await

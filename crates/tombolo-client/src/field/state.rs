@@ -12,6 +12,7 @@ use tombolo_path::Policy;
 use tombolo_wire::v1::{self, ErrorCode, client_frame, field_request, field_response};
 use tombolo_wire::{FIELD_KNOWN_MAX, FieldId, UserId};
 
+use super::said::{LOOK_EVERY, Place, Said};
 use super::{Position, ask};
 use crate::error::Error;
 use crate::link::Peer;
@@ -163,11 +164,8 @@ struct Inner {
     entity: EntityId,
     /// The number of the last report.
     reports: Arc<AtomicU32>,
-    /// Where the device said to be last.
-    last: (Position, Bytes),
-    said: Instant,
-    /// Whether that was said again.
-    is_repeated: bool,
+    /// Where the device, and what it has put there, was last.
+    said: Said,
     waiting: VecDeque<Waiting>,
     /// Those of which an update waits: the latest is told.
     updated: BTreeSet<EntityId>,
@@ -218,9 +216,7 @@ impl FieldState {
             seat: None,
             entity: EntityId(0),
             reports,
-            last: (position, payload),
-            said: Instant::now(),
-            is_repeated: false,
+            said: Said::new(position, payload),
             waiting: VecDeque::new(),
             updated: BTreeSet::new(),
             missed: 0,
@@ -279,32 +275,35 @@ impl FieldState {
             // It is told everything anew.
             Bytes::new()
         };
-        let (position, payload) = inner.last.clone();
+        let place = inner.said.as_it_enters();
         v1::EnterField {
-            dimensions: position.coordinates().len() as u32,
+            dimensions: place.position.coordinates().len() as u32,
             class: self.options.class.into(),
             range: self.options.range.unwrap_or_default(),
             budget: self.options.budget,
-            report: Some(inner.next_report(0, 0, position, payload)),
+            report: Some(inner.next_report(0, place)),
             known,
         }
     }
 
-    /// Says where the device, or something of its, is.
-    pub(super) fn report(&self, own: u32, class: u8, position: Position, payload: Bytes) {
+    /// Says where the device, or something of its, is, and from now on says it again.
+    pub(super) fn report(&self, own: u32, place: Place) -> Result<(), Error> {
         let mut inner = self.lock();
-        if own == 0 {
-            inner.last = (position, payload.clone());
-            inner.is_repeated = false;
-        }
-        let report = inner.next_report(own, class, position, payload);
+        inner.said.say(own, place.clone())?;
+        let report = inner.next_report(own, place);
         self.send(&inner, Some(report));
         drop(inner);
         self.moves.notify_one();
+        Ok(())
     }
 
-    /// Says again where the device is: once soon, as it may have got lost, and then so that it is not taken
-    /// for gone.
+    /// Says no more that something is there.
+    pub(super) fn forget(&self, own: u32) {
+        self.lock().said.forget(own);
+    }
+
+    /// Says again where the device is, and what it has put there: once soon, as it may have got lost, and then so
+    /// that it is not taken for gone.
     pub(super) async fn keep(state: Weak<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -315,19 +314,20 @@ impl FieldState {
             if inner.is_over {
                 return;
             }
-            let age = inner.said.elapsed();
-            if age >= REPEAT || (age >= LOOK_EVERY && !inner.is_repeated) {
-                let (position, payload) = inner.last.clone();
-                let report = inner.next_report(0, 0, position, payload);
-                inner.is_repeated = true;
-                state.send(&inner, Some(report));
-            }
+            state.say_again(&mut inner);
+        }
+    }
+
+    fn say_again(&self, inner: &mut Inner) {
+        for (own, place) in inner.said.say_again() {
+            let report = inner.next_report(own, place);
+            self.send(inner, Some(report));
         }
     }
 
     pub(super) fn is_of_dimensions(&self, position: &Position) -> bool {
-        let (last, _) = self.lock().last.clone();
-        last.coordinates().len() == position.coordinates().len()
+        let here = self.lock().said.position();
+        here.coordinates().len() == position.coordinates().len()
     }
 
     pub(super) fn entity(&self) -> EntityId {
@@ -378,7 +378,7 @@ impl FieldState {
         let mut changes = Vec::new();
         // Without a seat nobody could be reached; whoever was near may still be.
         if let (Some(circle), Some(_)) = (&mut inner.circle, inner.seat) {
-            let (now, me) = (self.begun.elapsed(), inner.last.0.in_space());
+            let (now, me) = (self.begun.elapsed(), inner.said.position().in_space());
             changes = circle.look(now, inner.entity, me, &inner.mirror);
         }
         (std::mem::take(&mut inner.begun), changes)
@@ -452,6 +452,8 @@ impl FieldState {
         inner.seat = Some(entered.seat);
         inner.entity = EntityId(entered.entity);
         inner.mirror.restart();
+        inner.said.on_entered();
+        self.say_again(&mut inner);
         if inner.circle.is_none() {
             inner.circle = self.circle(&entered.linked_within);
         }
@@ -527,23 +529,14 @@ impl FieldState {
 }
 
 impl Inner {
-    fn next_report(
-        &mut self,
-        own: u32,
-        class: u8,
-        position: Position,
-        payload: Bytes,
-    ) -> v1::FieldReport {
+    fn next_report(&self, own: u32, place: Place) -> v1::FieldReport {
         let sequence = self.reports.fetch_add(1, Ordering::Relaxed) + 1;
-        if own == 0 {
-            self.said = Instant::now();
-        }
         v1::FieldReport {
             own,
             sequence,
-            position: position.coordinates().to_vec(),
-            payload,
-            class: class.into(),
+            position: place.position.coordinates().to_vec(),
+            payload: place.payload,
+            class: place.class.into(),
         }
     }
 
@@ -552,7 +545,7 @@ impl Inner {
         let Some(circle) = &mut self.circle else {
             return false;
         };
-        let me = self.last.0.in_space();
+        let me = self.said.position().in_space();
         let is_member = circle.note_linked(now, entity, me, &self.mirror);
         if is_member {
             // One for each that there may be; a later one takes the place of the one before.
@@ -606,9 +599,3 @@ const LINKS_MAX: usize = 8;
 
 /// Events that wait; what comes on top is counted and dropped.
 const EVENTS_MAX: usize = 4096;
-
-/// A report that may have got lost is repeated after so long.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// So often the same is said again.
-const REPEAT: Duration = Duration::from_secs(3);

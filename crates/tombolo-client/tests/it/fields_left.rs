@@ -45,7 +45,7 @@ async fn a_field_is_left_again_when_the_node_did_not_take_that() {
     }
 }
 
-async fn enters(device: &Device, line: &mut Line) -> Field {
+pub(crate) async fn enters(device: &Device, line: &mut Line) -> Field {
     let entering = device.field("plaza").enter([0.0, 0.0], "");
     let answering = async {
         let enter = line.request().await;
@@ -67,7 +67,7 @@ async fn leaves(line: &mut Line) -> Request {
     request
 }
 
-fn entered() -> response::Result {
+pub(crate) fn entered() -> response::Result {
     answer(field_response::Result::Entered(EnteredField {
         seat: 1,
         entity: 1,
@@ -79,7 +79,7 @@ fn left() -> response::Result {
     answer(field_response::Result::Left(LeftField {}))
 }
 
-fn answer(result: field_response::Result) -> response::Result {
+pub(crate) fn answer(result: field_response::Result) -> response::Result {
     response::Result::Field(FieldResponse {
         field: "plaza".into(),
         result: Some(result),

@@ -10,6 +10,7 @@ mod endings;
 mod feeds;
 mod fields;
 mod fields_left;
+mod fields_put;
 mod groups;
 mod lab;
 mod leaving;
