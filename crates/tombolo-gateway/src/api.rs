@@ -58,6 +58,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{pool}", get(pools::show))
         .route("/v1/fields/{field}/entities", put(fields::put_all))
+        .route("/v1/fields/{field}/marks", post(fields::mark))
         .route(
             "/v1/fields/{field}/entities/{name}",
             put(fields::put).delete(fields::take),

@@ -8,6 +8,7 @@ use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
 use crate::cluster::cpu_time;
 use crate::entropy::Entropy;
+use crate::field::FieldSight;
 use crate::hooks::HookSet;
 use crate::matchmaker::MatchPool;
 
@@ -152,6 +153,9 @@ pub struct FieldConfig {
     /// How many dimensions all fields have: who comes with others is refused. By default there are two fields of each
     /// name, one of two dimensions and one of three.
     pub dimensions: Option<tombolo_field::Dimensions>,
+    /// Who sees whom, by their marks: all of these must let it, and [`Hooks::sight`](crate::Hooks::sight), too. None by
+    /// default.
+    pub sight: Vec<FieldSight>,
     /// Between two batches for the same device; 50 ms by default.
     pub tick: Duration,
     /// The longest batch, in bytes. By default, and at most, as much as goes into a datagram on every path.
@@ -358,6 +362,7 @@ impl Default for FieldConfig {
         Self {
             settings: tombolo_field::Settings::default(),
             dimensions: None,
+            sight: Vec::new(),
             tick: Duration::from_millis(50),
             budget: FIELD_BATCH_BYTES_MAX,
             fields_max: 1024,

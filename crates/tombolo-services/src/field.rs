@@ -12,11 +12,13 @@
 mod cells;
 mod driver;
 pub(crate) mod generated;
+mod marks;
 mod meet;
 mod parse;
 mod refusal;
 mod requests;
 mod seat;
+mod sight;
 mod subject;
 mod things;
 
@@ -27,12 +29,11 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tombolo_field::Dimensions;
 use tombolo_wire::v1;
-use tombolo_wire::{FieldId, NodeId, UserId};
+use tombolo_wire::{FieldId, NodeId};
 
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
-use crate::services::Services;
 use crate::session::Session;
 use driver::{Driver, Input};
 
@@ -41,6 +42,7 @@ pub(crate) use parse::FieldRequest;
 pub(crate) use refusal::Refusal;
 pub(crate) use requests::{carry_out, parse};
 pub(crate) use seat::Seats;
+pub use sight::{FIELD_SIGHT_RULES_MAX, FieldSight};
 pub use things::{FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 
 /// The fields that this node has devices in.
@@ -176,22 +178,6 @@ impl Node {
                 let _ = inputs.send(Input::NodeGone(gone.clone(), life)).await;
             }
         });
-    }
-}
-
-impl Services {
-    /// Marks what a user's devices here have in a field from now on; see [`Hooks::authorize_field`]. False
-    /// when nobody here is in that field.
-    ///
-    /// [`Hooks::authorize_field`]: crate::Hooks::authorize_field
-    pub async fn mark(&self, field: &FieldId, user: &UserId, marks: u64) -> bool {
-        let mut is_anybody_here = false;
-        for inputs in self.node().fields.inputs(field, None) {
-            let user = user.clone();
-            let sent = inputs.send(Input::Mark { user, marks }).await;
-            is_anybody_here |= sent.is_ok();
-        }
-        is_anybody_here
     }
 }
 

@@ -14,7 +14,7 @@ use tombolo_wire::FieldId;
 
 use super::body::Done;
 use super::once::Read;
-use super::{FieldsPut, Holder, Node, bad, decode};
+use super::{FieldsPut, Holder, Node, bad, decode, parse_user};
 use crate::http::{ApiError, ErrorBody};
 use crate::shared::Shared;
 
@@ -35,6 +35,13 @@ pub(super) struct PutBody {
 #[serde(deny_unknown_fields)]
 pub(super) struct PutAllBody {
     entities: BTreeMap<String, PutBody>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MarkBody {
+    user: String,
+    marks: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +122,20 @@ pub(super) async fn take(
 ) -> Result<Json<Done>, ApiError> {
     let (field, name) = parse(names)?;
     shared.services.take_from_field(&field, &name).await?;
+    Ok(Json(Done::default()))
+}
+
+/// Marks a user's devices; to do so again does no harm.
+pub(super) async fn mark(
+    State(shared): Node,
+    _: Holder<FieldsPut>,
+    field: Result<Path<String>, PathRejection>,
+    Read { body, .. }: Read<MarkBody>,
+) -> Result<Json<Done>, ApiError> {
+    let Path(field) = field.map_err(|rejection| bad(&rejection.body_text()))?;
+    let (field, user) = (parse_field(&field)?, parse_user(&body.user)?);
+    let marked = shared.services.mark_in_field(&field, &user, body.marks);
+    marked.await?;
     Ok(Json(Done::default()))
 }
 

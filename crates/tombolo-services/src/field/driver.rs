@@ -6,7 +6,6 @@ mod own;
 mod things;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tombolo_engine::Key;
 use tombolo_field::{
-    CellId, Dimensions, EntityId, Everything, Field, Refused, Report, Settings, Sight, Subject,
-    Ticks,
+    CellId, Dimensions, EntityId, Everything, Field, Refused, Report, Settings, Sight as _, Ticks,
 };
 use tombolo_wire::v1::{FieldBatch, server_frame};
 use tombolo_wire::{FieldId, NodeId, UserId};
@@ -26,6 +24,7 @@ use super::generated as wire;
 use super::parse::{Enter, OwnReport};
 use super::refusal::Refusal;
 use super::seat::{Place, Seat};
+use super::sight::Filter;
 use super::things::Put;
 use super::{refuse_update, refused, subject};
 use crate::node::Node;
@@ -57,9 +56,11 @@ pub(super) enum Input {
         entity: EntityId,
         reply: oneshot::Sender<Option<Arc<Seat>>>,
     },
+    /// Answered with whether the user is here.
     Mark {
         user: UserId,
         marks: u64,
+        reply: oneshot::Sender<bool>,
     },
     /// A server puts something there.
     Put {
@@ -86,7 +87,7 @@ pub(super) struct Driver {
     id: FieldId,
     dimensions: Dimensions,
     field: Field,
-    sight: Guarded,
+    filter: Filter,
     begun: Instant,
     /// Entities of devices here.
     locals: BTreeMap<EntityId, Local>,
@@ -115,26 +116,6 @@ struct Local {
     published: Instant,
 }
 
-/// The game's filter, whose faults are its own: whoever it fails for is not seen.
-struct Guarded {
-    node: Arc<Node>,
-    sight: Option<Box<dyn Sight + Send + Sync>>,
-}
-
-impl Sight for Guarded {
-    fn may_see(&self, observer: &Subject, other: &Subject) -> bool {
-        let Some(sight) = &self.sight else {
-            return true;
-        };
-        // What it has left in disorder is its own to deal with.
-        let seen = catch_unwind(AssertUnwindSafe(|| sight.may_see(observer, other)));
-        seen.unwrap_or_else(|_| {
-            self.node.counters.hooks_failed.add(1);
-            false
-        })
-    }
-}
-
 impl Driver {
     pub(super) fn new(
         node: Arc<Node>,
@@ -161,10 +142,7 @@ impl Driver {
         );
         let now = Instant::now();
         Ok(Self {
-            sight: Guarded {
-                sight: node.config.hooks.sight(&id),
-                node: Arc::clone(&node),
-            },
+            filter: Filter::new(&node, &id),
             node,
             id,
             dimensions,
@@ -240,8 +218,8 @@ impl Driver {
             Input::Find { entity, reply } => {
                 let _ = reply.send(self.device(entity));
             }
-            Input::Mark { user, marks } => self.mark(&user, marks),
             // Whoever asked may have gone; what it asked for is done.
+            Input::Mark { user, marks, reply } => drop(reply.send(self.mark(&user, marks))),
             Input::Put { put, reply } => drop(reply.send(self.put(&put))),
             Input::Take {
                 entity,
@@ -389,9 +367,15 @@ impl Driver {
         Some(Place::There(node.clone()))
     }
 
-    fn mark(&mut self, user: &UserId, marks: u64) {
+    /// Marks what is a user's; whether any of it is here.
+    fn mark(&mut self, user: &UserId, marks: u64) -> bool {
+        let mut is_here = false;
         for (id, local) in &mut self.locals {
-            if local.seat.user == *user && local.marks != marks {
+            if local.seat.user != *user || local.seat.is_over() {
+                continue;
+            }
+            is_here = true;
+            if local.marks != marks {
                 local.marks = marks;
                 self.field.mark(*id, marks);
                 if let Some(position) = self.field.position(*id) {
@@ -399,6 +383,7 @@ impl Driver {
                 }
             }
         }
+        is_here
     }
 
     /// Takes in what another node tells.
@@ -460,10 +445,10 @@ impl Driver {
             node.push_unreliable(&session, server_frame::Body::FieldBatch(batch));
         };
         let deferred = self.field.stats().deferred;
-        if self.sight.sight.is_none() {
+        if self.filter.shows_everything() {
             self.field.tick(now, &Everything, &mut deliver);
         } else {
-            self.field.tick(now, &self.sight, &mut deliver);
+            self.field.tick(now, &self.filter, &mut deliver);
         }
         let deferred = self.field.stats().deferred - deferred;
         self.node.counters.fields.deferred.add(deferred);

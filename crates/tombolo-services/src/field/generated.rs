@@ -66,7 +66,7 @@ pub struct Question {
     pub field: ::prost::alloc::string::String,
     #[prost(fixed64, tag = "3")]
     pub entity: u64,
-    #[prost(oneof = "question::Kind", tags = "4, 5, 6")]
+    #[prost(oneof = "question::Kind", tags = "4, 5, 6, 7")]
     pub kind: ::core::option::Option<question::Kind>,
 }
 /// Nested message and enum types in `Question`.
@@ -79,6 +79,8 @@ pub mod question {
         Introduce(super::Introduce),
         #[prost(message, tag = "6")]
         Take(super::Take),
+        #[prost(message, tag = "7")]
+        Mark(super::Mark),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -92,6 +94,14 @@ pub struct Take {
     /// How many dimensions the field has into which it was put again.
     #[prost(uint32, tag = "2")]
     pub dimensions: u32,
+}
+/// Marks what a user's devices on the asked node have in the field. The question names no entity.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mark {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub marks: u64,
 }
 /// Hands an introduction to the entity's device.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -115,7 +125,7 @@ pub struct Introduce {
 pub struct Answer {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "answer::Outcome", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "answer::Outcome", tags = "2, 3, 4, 5, 6")]
     pub outcome: ::core::option::Option<answer::Outcome>,
 }
 /// Nested message and enum types in `Answer`.
@@ -130,6 +140,8 @@ pub mod answer {
         Refused(super::Refused),
         #[prost(message, tag = "5")]
         Taken(super::Taken),
+        #[prost(message, tag = "6")]
+        Marked(super::Marked),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -145,6 +157,8 @@ pub struct Card {
 pub struct Introduced {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taken {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Marked {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
     /// An `ErrorCode` of the contract with devices.

@@ -20,6 +20,7 @@ use tombolo_wire::{FieldId, NodeId, UserId};
 use super::cells::VERSION;
 use super::driver::Input;
 use super::generated::{self as wire, answer, question};
+use super::marks;
 use super::refusal::Refusal;
 use super::refused;
 use super::requests::{card_of, locate, seat};
@@ -134,6 +135,7 @@ async fn hand_over(
                 answer::Outcome::Introduced(wire::Introduced {}) => Ok(()),
                 answer::Outcome::Card(_)
                 | answer::Outcome::Taken(_)
+                | answer::Outcome::Marked(_)
                 | answer::Outcome::Refused(_) => Err(no_answer()),
             }
         }
@@ -184,6 +186,7 @@ pub(super) async fn card(
                 }),
                 answer::Outcome::Introduced(_)
                 | answer::Outcome::Taken(_)
+                | answer::Outcome::Marked(_)
                 | answer::Outcome::Refused(_) => Err(no_answer()),
             }
         }
@@ -335,6 +338,11 @@ async fn respond(node: &Arc<Node>, payload: &[u8]) -> Result<answer::Outcome, Re
             let taken = take_here(node, &field, entity, put_again).await;
             taken.map_err(Refusal::into_reject)?;
             Ok(answer::Outcome::Taken(wire::Taken {}))
+        }
+        question::Kind::Mark(mark) => {
+            let user = UserId::parse(&mark.user).map_err(|_| malformed())?;
+            marks::mark_here(node, &field, &user, mark.marks).await?;
+            Ok(answer::Outcome::Marked(wire::Marked {}))
         }
         question::Kind::Who(wire::Who {}) => {
             let card = card_of(&*seat.await?);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
-use tombolo_node::{FieldClass, FieldConfig, FieldDimensions, FieldSettingsError};
+use anyhow::{Context as _, bail, ensure};
+use tombolo_node::{
+    FIELD_SIGHT_RULES_MAX, FieldClass, FieldConfig, FieldDimensions, FieldSettingsError, FieldSight,
+};
 
 use super::file::Fields;
 use super::source::Source;
@@ -64,10 +66,31 @@ pub(super) fn config(table: &Fields, source: &Source) -> anyhow::Result<FieldCon
             *limit = given;
         }
     }
+    config.sight = sight(table).with_context(|| place("sight"))?;
     settings(table, &mut config);
     let checked = config.settings.check();
     checked.map_err(|error| anyhow::Error::new(error).context(place(key_of(error))))?;
     Ok(config)
+}
+
+fn sight(table: &Fields) -> anyhow::Result<Vec<FieldSight>> {
+    let rules = &table.sight;
+    ensure!(
+        rules.len() <= FIELD_SIGHT_RULES_MAX,
+        "{FIELD_SIGHT_RULES_MAX} rules at most"
+    );
+    let rules = rules.iter().map(|rule| {
+        let rule = FieldSight {
+            of: rule.of,
+            same: rule.same,
+            at_least: rule.at_least,
+            by: rule.by,
+        };
+        // It would hide everything from everybody.
+        ensure!(rule != FieldSight::default(), "a rule names some marks");
+        Ok(rule)
+    });
+    rules.collect()
 }
 
 fn settings(table: &Fields, config: &mut FieldConfig) {

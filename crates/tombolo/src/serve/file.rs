@@ -194,6 +194,17 @@ pub(crate) struct Fields {
     pub(crate) reports_per_second: Option<u32>,
     #[serde(rename = "class")]
     pub(crate) classes: Vec<FieldClass>,
+    pub(crate) sight: Vec<FieldSight>,
+}
+
+/// Who sees whom in fields.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct FieldSight {
+    pub(crate) of: u64,
+    pub(crate) same: u64,
+    pub(crate) at_least: u64,
+    pub(crate) by: u64,
 }
 
 /// A kind of entities.

@@ -422,6 +422,10 @@ pub(super) mod tests {
                 "line 2, fields.cell: a cell is from 0.001 to 1e9 wide, and at least a hundredth",
             ),
             (
+                "[[fields.sight]]\nof = 0",
+                "line 1, fields.sight: a rule names some marks",
+            ),
+            (
                 "[[fields.class]]\nrange = -1",
                 "line 1, fields.class: a range is from 0.001 to 1e9",
             ),

@@ -415,6 +415,40 @@ async fn whoever_lacks_a_key_a_scope_or_measure_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_server_says_who_sees_what_in_a_field_by_marks() {
+    let folder = Folder::new("api-marks");
+    let (all, does) = key("all", &ALL, "").await;
+    // What hides is seen by those of its team only.
+    let table = format!("{does}\n[[fields.sight]]\nof = 1\nsame = 0x0e\n");
+    let server = Server::start(&folder, "north", &all, &table, &[]).await;
+    let mut device = server.stander("alice");
+    device.event("in").await;
+    let hidden = json!({"position": [3, 4], "text": "hidden", "marks": 3});
+    let (status, put) = server.ask("PUT", "/v1/fields/plaza/entities/hidden", &hidden);
+    assert_eq!(status, 200, "{put}");
+    let plain = json!({"position": [3, 4], "text": "plain"});
+    assert_eq!(
+        server
+            .ask("PUT", "/v1/fields/plaza/entities/plain", &plain)
+            .0,
+        200
+    );
+    assert_eq!(device.event("entered").await["text"], "plain");
+
+    let marks = "/v1/fields/plaza/marks";
+    let mark = |marks: u64| json!({"user": "alice", "marks": marks});
+    assert_eq!(server.ask("POST", marks, &mark(2)), (200, json!({})));
+    assert_eq!(device.event("entered").await["text"], "hidden");
+    assert_eq!(server.ask("POST", marks, &mark(0)).0, 200);
+    assert_eq!(device.event("left").await["entity"], put["entity"]);
+    let nobody = json!({"user": "bob", "marks": 1});
+    let (status, refused) = server.ask("POST", marks, &nobody);
+    assert_eq!((status, &refused["code"]), (404, &json!("no_such_thing")));
+    let (status, _) = server.ask("POST", marks, &json!({"user": "alice", "marks": -1}));
+    assert_eq!(status, 422);
+}
+
+#[tokio::test]
 async fn a_server_puts_something_into_a_field_moves_it_and_takes_it_away() {
     let folder = Folder::new("api-fields");
     let (all, does) = key("all", &ALL, "").await;
