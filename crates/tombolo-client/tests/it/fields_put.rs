@@ -72,12 +72,15 @@ async fn asks(line: &mut Line) -> Request {
 
 /// What the device says next of something that it has put there.
 async fn thing(line: &mut Line) -> FieldReport {
-    loop {
-        if let client_frame::Body::FieldUpdate(update) = line.receive().await.unwrap()
-            && let Some(report) = update.report
-            && report.own != 0
-        {
-            return report;
+    soon(async {
+        loop {
+            if let client_frame::Body::FieldUpdate(update) = line.receive().await.unwrap()
+                && let Some(report) = update.report
+                && report.own != 0
+            {
+                return report;
+            }
         }
-    }
+    })
+    .await
 }
