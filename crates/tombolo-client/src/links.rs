@@ -70,8 +70,16 @@ pub(crate) struct Links {
     shop: Shop,
     /// The oldest first.
     links: Mutex<Vec<Link>>,
-    /// Who has begun a link by which attempt; the oldest first.
-    begun: Mutex<VecDeque<(PublicKey, u64)>>,
+    /// The oldest first.
+    begun: Mutex<VecDeque<Begun>>,
+}
+
+/// An introduction that has begun a link.
+struct Begun {
+    identity: PublicKey,
+    attempt: u64,
+    /// The peer has no answer, and says the same again.
+    is_unanswered: bool,
 }
 
 struct Link {
@@ -185,7 +193,7 @@ impl Links {
     pub(crate) fn on_introduced(
         self: &Arc<Self>,
         target: Target,
-        introduction: Introduction,
+        mut introduction: Introduction,
     ) -> Option<Peer> {
         let keys = introduction.keys;
         let mut links = self.lock();
@@ -196,7 +204,7 @@ impl Links {
         let mut before = Vec::new();
         for link in of_peer {
             if link.accepts(&introduction) {
-                self.remember(&introduction);
+                self.remember(&mut introduction);
                 link.on_introduction(introduction);
                 // The peer has begun anew, and takes nothing from those before.
                 before
@@ -206,7 +214,7 @@ impl Links {
             }
             before.push(link);
         }
-        if introduction.update || introduction.answers != 0 || !self.remember(&introduction) {
+        if introduction.update || introduction.answers != 0 || !self.remember(&mut introduction) {
             tracing::debug!(user = %target.user, "introduction of a link that is over: ignored");
             return None;
         }
@@ -241,6 +249,9 @@ impl Links {
             link.is_forgotten = true;
             link.tell_again();
         } else {
+            if let Some(remote) = link.remote_attempt {
+                self.begins_again(link.identity, remote);
+            }
             link.end(&error.to_string());
         }
     }
@@ -311,18 +322,32 @@ impl Links {
         Ok(peer)
     }
 
-    /// Remembers what a link begins with; whether that is new. A node may hand it over again.
-    fn remember(&self, introduction: &Introduction) -> bool {
-        let who = (PublicKey(introduction.keys.identity), introduction.attempt);
+    /// Remembers what a link begins with; whether it does. A node may hand it over again, and a peer without an answer
+    /// says it again: of what it says first the application has heard then.
+    fn remember(&self, introduction: &mut Introduction) -> bool {
+        let (identity, attempt) = (PublicKey(introduction.keys.identity), introduction.attempt);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.contains(&who) {
-            return false;
+        if let Some(known) = known(&mut begun, identity, attempt) {
+            introduction.forget_early();
+            return std::mem::take(&mut known.is_unanswered);
         }
         if begun.len() >= BEGUN_MAX {
             begun.pop_front();
         }
-        begun.push_back(who);
+        begun.push_back(Begun {
+            identity,
+            attempt,
+            is_unanswered: false,
+        });
         true
+    }
+
+    /// The answer to an introduction did not get across.
+    fn begins_again(&self, identity: PublicKey, attempt: u64) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known(&mut begun, identity, attempt) {
+            known.is_unanswered = true;
+        }
     }
 
     fn forget(&self, attempt: u64) {
@@ -350,6 +375,11 @@ impl Links {
 }
 
 type CertificateDer = rustls::pki_types::CertificateDer<'static>;
+
+fn known(begun: &mut VecDeque<Begun>, identity: PublicKey, attempt: u64) -> Option<&mut Begun> {
+    let mut begun = begun.iter_mut();
+    begun.find(|known| known.identity == identity && known.attempt == attempt)
+}
 
 /// Moves a link to the key of the member's answer, which may have come back with another key
 /// between its joining and our introduction.
@@ -568,7 +598,29 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
-        assert!(begin(first).is_none());
+        assert!(begin(first.clone()).is_none());
+
+        // One whose answer did not get across begins a link once more.
+        let second = introduction(2);
+        let peer = begin(second.clone()).expect("a link begins");
+        let refused = Introduced {
+            room: "r".to_owned(),
+            user: "alice".to_owned(),
+            attempt: peer.0.attempt,
+            is_update: false,
+        };
+        links.on_refused(&refused, &Error::closed("nothing is kept for it"), &[]);
+        peer.closed().await;
+        while !links.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let peer = begin(second.clone()).expect("a link begins once more");
+        links.lock().iter().for_each(|link| link.end("over"));
+        peer.closed().await;
+        while !links.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(begin(second).is_none());
         node.shutdown().await;
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tombolo_room::Body;
 use tombolo_wire::RoomId;
 
@@ -110,13 +110,19 @@ impl Host {
     /// Forgets the session of a member, which is over, once it has read that the member is dropped: until then it
     /// would not know that there is a seat to look after.
     async fn forget_dropped(self: &Arc<Self>, node: &Arc<Node>, session: &Session) {
-        self.read_while(|state| {
+        let is_present = |state: &crate::host::State| {
             let member = state.room().member(&session.user);
             member.is_some_and(|member| {
                 member.is_present() && member.membership().session == session.id
             })
-        })
-        .await;
+        };
+        while timeout(SAID_AGAIN, self.read_while(is_present))
+            .await
+            .is_err()
+        {
+            // That it had returned was written after that, late.
+            self.append_for_sure(node, body(node, session, true)).await;
+        }
         self.forget(node, session);
     }
 }
@@ -202,6 +208,9 @@ fn body(node: &Node, session: &Session, is_dropped: bool) -> Body {
         incarnation: node.incarnation(),
     }
 }
+
+/// When what is not read by then is said again.
+const SAID_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waiting is looked at so often.
 const SLICE: Duration = Duration::from_secs(1);

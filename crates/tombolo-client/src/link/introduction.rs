@@ -24,6 +24,11 @@ pub(crate) struct Introduction {
 }
 
 impl Introduction {
+    /// The application has had what it says first.
+    pub(crate) fn forget_early(&mut self) {
+        self.early = Bytes::new();
+    }
+
     /// Reads an introduction; `None` when it breaks the contract.
     pub(crate) fn parse(message: v1::Introduction) -> Option<Self> {
         if message.attempt == 0 || message.early.len() > EARLY_BYTES_MAX {

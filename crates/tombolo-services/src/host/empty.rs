@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tombolo_room::{Act, OperationId};
+use tombolo_room::{Act, Membership, OperationId};
 use tombolo_wire::RoomId;
 
 use super::{Host, State, by_server};
@@ -66,9 +66,22 @@ impl State {
         let settings = self.room.settings();
         self.entrances == 0
             && self.session_by_user.is_empty()
-            && self.room.members().all(|(_, member)| !member.is_present())
+            && self
+                .room
+                .members()
+                .all(|(_, member)| !member.is_present() && is_over(node, member.membership()))
             && settings.is_some_and(|it| it.empty_kept <= most && it.seat_kept <= most)
     }
+}
+
+/// Whether a member that has no session here has none elsewhere, either.
+fn is_over(node: &Node, membership: &Membership) -> bool {
+    let Membership {
+        node: name,
+        incarnation,
+        ..
+    } = membership;
+    name == node.name() || node.cluster.is_over(name, *incarnation)
 }
 
 impl Host {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tombolo_engine::{Expect, Key, Log as _, Purpose, TailEvent};
+use tombolo_room::{Body, Entry, OperationId};
 use tombolo_services::{RoomEvent, Services};
 use tombolo_wire::v1::{self, ErrorCode, JoinMode};
 
@@ -139,6 +141,43 @@ async fn a_room_whose_members_are_all_away_is_there_until_their_seats_are_given_
     let mut bob = lab.device("bob").await;
     let gone = bob.join("r", JoinMode::Join).await;
     assert_eq!(gone.map(drop), Err(ErrorCode::NoSuchRoom));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seat_ends_although_that_its_member_had_returned_was_written_late() {
+    let (nodes, local) = cluster::<1>().await;
+    let kept = Duration::from_secs(60);
+    let users = [("alice", 0), ("bob", 0)];
+    let [mut alice, mut bob] = seated(&nodes, kept, users).await;
+    let key = Key::new(["room", "r"]).unwrap();
+    let mut tail = local.tail(&key, None).await.unwrap();
+    let (mut late, join) = loop {
+        if let TailEvent::Entry { entry, .. } = tail.next().await.unwrap()
+            && let Ok(entry) = Entry::decode(&entry)
+            && let Body::Joined(join) = entry.body.clone()
+            && join.user.as_str() == "bob"
+        {
+            break (entry, join);
+        }
+    };
+    bob.connection = None;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(alice.next_event().await, "?bob");
+    late.operation = OperationId([9; 16]);
+    late.body = Body::Returned {
+        user: join.user,
+        session: join.membership.session,
+        node: join.membership.node,
+        incarnation: join.membership.incarnation,
+    };
+    let operation = tombolo_engine::OperationId(late.operation.0);
+    let appended = local.append(&key, late.encode(), Purpose::More, Expect::Any, operation);
+    appended.await.unwrap();
+    assert_eq!(alice.next_event().await, "!bob");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(alice.next_event().await, "?bob");
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(alice.next_event().await.starts_with("-bob"));
 }
 
 #[tokio::test(start_paused = true)]
