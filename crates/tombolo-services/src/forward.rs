@@ -88,7 +88,8 @@ fn forward_message(
         latest: send.latest.clone(),
         more: Vec::new(),
     });
-    let mut refused = absent;
+    // What may get lost is not worth an answer each time.
+    let mut refused = absent.filter(|reject| seq != 0 || reject.code != ErrorCode::Unavailable);
     let sender = sender(&state, session, &host, seq)?;
     for recipient in here {
         if let Err(behind) = node.deliver(recipient, &sender, &delivery, &manner) {

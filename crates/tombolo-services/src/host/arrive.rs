@@ -317,10 +317,14 @@ fn recipients<'a>(
 fn hand_over_message(
     node: &Arc<Node>,
     sender: &Sender,
-    (recipients, mut refused): (Vec<&Arc<Session>>, Option<Reject>),
+    (recipients, absent): (Vec<&Arc<Session>>, Option<Reject>),
     delivery: &server_frame::Body,
     manner: &Manner,
 ) -> Result<(), Reject> {
+    let mut refused = absent.filter(|reject| {
+        // What may get lost is not worth an answer each time.
+        *manner != Manner::Unreliable || reject.code != ErrorCode::Unavailable
+    });
     for recipient in recipients {
         if let Err(behind) = node.deliver(recipient, sender, delivery, manner) {
             refused.get_or_insert(behind);

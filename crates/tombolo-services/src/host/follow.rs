@@ -471,9 +471,7 @@ impl Host {
         }
     }
 
-    /// A member that claims to be here but is not: its session ended while it joined. What an earlier
-    /// life of the node left behind is declared lost as a whole, with seats kept; before this life has
-    /// begun, that is all there can be. Whoever is dropped does not claim to be here: its seat is kept.
+    /// A member that claims to be here but is not: its session ended while it joined.
     pub(super) fn send_away(
         self: &Arc<Self>,
         node: &Arc<Node>,
@@ -481,9 +479,7 @@ impl Host {
         user: &UserId,
         membership: &Membership,
     ) {
-        let epoch = node.cluster.epoch();
-        let is_dropped = || !state.room.member(user).is_some_and(Member::is_present);
-        if epoch.is_none_or(|epoch| membership.incarnation < epoch) || is_dropped() {
+        if !claims_to_be_here(node, state, user, membership) {
             return;
         }
         let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
@@ -491,6 +487,25 @@ impl Host {
         node.runtime.clone().spawn(async move {
             host.leave(&node, &user, session, LeftReason::Disconnected)
                 .await;
+        });
+    }
+
+    /// A member that went on here, but whose session has ended meanwhile: its seat is kept.
+    pub(super) fn keep_seat_of(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        state: &State,
+        user: &UserId,
+        membership: &Membership,
+    ) {
+        if !claims_to_be_here(node, state, user, membership) {
+            return;
+        }
+        let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
+        let session = membership.session;
+        let body = Body::Dropped { user, session };
+        node.runtime.clone().spawn(async move {
+            host.append_for_sure(&node, body).await;
         });
     }
 
@@ -546,6 +561,15 @@ fn difference(old: &Room, new: &Room) -> Vec<Event> {
         }
     });
     left.chain(joined).collect()
+}
+
+/// Whether a member that is not here claims to be. What an earlier life of the node left behind is declared lost as a
+/// whole, with seats kept; before this life has begun, that is all there can be. Whoever is dropped does not claim to be
+/// here: its seat is kept.
+fn claims_to_be_here(node: &Node, state: &State, user: &UserId, membership: &Membership) -> bool {
+    let epoch = node.cluster.epoch();
+    let is_of_this_life = epoch.is_some_and(|epoch| membership.incarnation >= epoch);
+    is_of_this_life && state.room.member(user).is_some_and(Member::is_present)
 }
 
 /// The members of one room that are not in the other with the same session.

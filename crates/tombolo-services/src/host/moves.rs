@@ -84,7 +84,7 @@ impl Host {
             state.remember_departed(user, before.membership());
         }
         if now.node == *here && !self.on_come_here(node, state, user, now) {
-            self.send_away(node, state, user, now);
+            self.keep_seat_of(node, state, user, now);
         }
     }
 

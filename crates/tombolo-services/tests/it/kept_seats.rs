@@ -71,6 +71,10 @@ async fn a_seat_outlives_its_session_and_another_one_comes_back_to_it() {
             assert_eq!(code, ErrorCode::Unavailable, "{} to {whom:?}", from.user);
         }
         assert_eq!(to.next_delivery().await.1, "where");
+        // Of what may get lost nobody is told so each time.
+        from.send_unreliably(message("r", &[], b"here")).unwrap();
+        to.next_unreliable().await;
+        from.is_quiet().await;
         std::mem::swap(&mut from, &mut to);
     }
 
