@@ -88,7 +88,7 @@ fn a_hostile_length_is_refused_before_any_of_it_is_kept() {
 fn a_node_may_say_more_in_one_frame_than_a_device() {
     let name = "u".repeat(FRAME_BYTES_MAX);
     let welcome = v1::ServerFrame {
-        body: Some(v1::server_frame::Body::Response(v1::Response {
+        body: Some(server_frame::Body::Response(v1::Response {
             result: Some(v1::response::Result::Left(v1::Left { room: name })),
             ..v1::Response::default()
         })),
