@@ -15,7 +15,7 @@ use super::news::{self, News};
 use super::{Coming, Host, Outcome, Pending, State, act};
 use crate::events::RoomEvent;
 use crate::growth::Growth;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::requests;
 use crate::session::Session;
 
@@ -271,7 +271,7 @@ impl Host {
         {
             let reject = requests::key_taken();
             requests::fail(node, &pending.session, pending.request, reject);
-            return self.send_away(node, state, user, membership);
+            return self.part_with(node, state, user, membership, NEVER_CAME);
         }
         let waits = pending.is_some_and(|pending| {
             let mut session = pending.session.lock();
@@ -287,7 +287,7 @@ impl Host {
         });
         let Some(pending) = pending.filter(|_| waits) else {
             if !self.on_come_here(node, state, user, membership) {
-                self.send_away(node, state, user, membership);
+                self.part_with(node, state, user, membership, NEVER_CAME);
             }
             return;
         };
@@ -471,13 +471,15 @@ impl Host {
         }
     }
 
-    /// A member that claims to be here but is not: its session ended while it joined.
-    pub(super) fn send_away(
+    /// A member that claims to be here but is not, as its session has ended meanwhile: one that has just joined leaves,
+    /// and of one that went on here the seat is kept.
+    pub(super) fn part_with(
         self: &Arc<Self>,
         node: &Arc<Node>,
         state: &State,
         user: &UserId,
         membership: &Membership,
+        parting: Parting,
     ) {
         if !claims_to_be_here(node, state, user, membership) {
             return;
@@ -485,27 +487,13 @@ impl Host {
         let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
         let session = membership.session;
         node.runtime.clone().spawn(async move {
-            host.leave(&node, &user, session, LeftReason::Disconnected)
-                .await;
-        });
-    }
-
-    /// A member that went on here, but whose session has ended meanwhile: its seat is kept.
-    pub(super) fn keep_seat_of(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        state: &State,
-        user: &UserId,
-        membership: &Membership,
-    ) {
-        if !claims_to_be_here(node, state, user, membership) {
-            return;
-        }
-        let (host, node, user) = (Arc::clone(self), Arc::clone(node), user.clone());
-        let session = membership.session;
-        let body = Body::Dropped { user, session };
-        node.runtime.clone().spawn(async move {
-            host.append_for_sure(&node, body).await;
+            match parting {
+                Parting::Leaves(reason) => host.leave(&node, &user, session, reason).await,
+                Parting::Drops => {
+                    let body = Body::Dropped { user, session };
+                    host.append_for_sure(&node, body).await;
+                }
+            }
         });
     }
 
@@ -582,6 +570,9 @@ fn missing(here: &Room, there: &Room) -> impl Iterator<Item = (UserId, Membershi
         })
         .map(|(user, membership)| (user.clone(), membership.clone()))
 }
+
+/// Of a newcomer.
+const NEVER_CAME: Parting = Parting::Leaves(LeftReason::Disconnected);
 
 /// After how many entries a room is kept as a snapshot.
 const SNAPSHOT_ENTRIES: usize = 512;

@@ -24,7 +24,7 @@ use tombolo_wire::{NodeId, UserId};
 use super::{Host, State, news};
 use crate::cluster::{self, Sender};
 use crate::lock::lock;
-use crate::node::Node;
+use crate::node::{Node, Parting};
 use crate::session::Session;
 
 /// A member that goes on over another node.
@@ -84,7 +84,7 @@ impl Host {
             state.remember_departed(user, before.membership());
         }
         if now.node == *here && !self.on_come_here(node, state, user, now) {
-            self.keep_seat_of(node, state, user, now);
+            self.part_with(node, state, user, now, Parting::Drops);
         }
     }
 

@@ -368,15 +368,7 @@ async fn the_node_that_a_device_leaves_does_not_take_it_for_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_comes_late_reads_the_pool_from_a_snapshot() {
     let local = Local::new(LocalConfig::default());
-    let start = |name: &str| {
-        let engine: Arc<dyn Engine> = Arc::new(local.clone());
-        Lab::on(engine, |config| {
-            serve_pools(config);
-            config.tickets.burst = 100_000;
-            config.rate.frames_burst = 100_000;
-            config.node = NodeId::parse(name).unwrap();
-        })
-    };
+    let start = |name| patient(&local, name);
     let first = start("node-0");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let mut alice = seeker(&first, "alice").await;
@@ -1180,6 +1172,17 @@ async fn cluster<const N: usize>() -> ([Lab; N], Local) {
     let nodes: Vec<_> = nodes.collect();
     tokio::time::sleep(Duration::from_secs(10)).await;
     (nodes.try_into().ok().unwrap(), local)
+}
+
+/// A node that takes many tickets of one device.
+fn patient(local: &Local, name: &str) -> Lab {
+    let engine: Arc<dyn Engine> = Arc::new(local.clone());
+    Lab::on(engine, |config| {
+        serve_pools(config);
+        config.tickets.burst = 100_000;
+        config.rate.frames_burst = 100_000;
+        config.node = NodeId::parse(name).unwrap();
+    })
 }
 
 fn serve_pools(config: &mut Config) {

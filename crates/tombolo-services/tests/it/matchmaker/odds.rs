@@ -211,15 +211,7 @@ async fn who_was_away_when_its_match_began_is_told_when_it_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_over_a_node_that_came_after_its_match_is_told_of_it() {
     let local = Local::new(LocalConfig::default());
-    let start = |name: &str| {
-        let engine: Arc<dyn Engine> = Arc::new(local.clone());
-        Lab::on(engine, |config| {
-            serve_pools(config);
-            config.tickets.burst = 100_000;
-            config.rate.frames_burst = 100_000;
-            config.node = NodeId::parse(name).unwrap();
-        })
-    };
+    let start = |name| patient(&local, name);
     let first = start("node-0");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let mut alice = seeker(&first, "alice").await;
