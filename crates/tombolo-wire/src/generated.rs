@@ -2599,8 +2599,9 @@ pub struct Delivery {
     pub more: ::prost::alloc::vec::Vec<Delivery>,
 }
 /// A frame could not be carried out; `seq` tells which, and is 0 for an unreliable one. A message to
-/// several is carried out for the other recipients when one is no member (NO_SUCH_MEMBER), or is so
-/// far behind that the node keeps nothing more for it (LIMIT); the refusal names one such.
+/// several is carried out for the other recipients when one is no member (NO_SUCH_MEMBER), is so
+/// far behind that the node keeps nothing more for it (LIMIT), or has nothing but its seat (UNAVAILABLE);
+/// the refusal names one such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
     #[prost(uint64, tag = "1")]
