@@ -221,8 +221,8 @@ const HELP_TIDY: &str = "\
 cargo xtask tidy
 
 Fails when
-  purity         layers 0 and 1 (stun, wire, turn, path, room) touch a socket, thread, file, clock,
-                 entropy or tokio, or depend on a crate that does
+  purity         layers 0 and 1 (stun, wire, turn, path, room, match, field, social) touch a socket,
+                 thread, file, clock, entropy or tokio, or depend on a crate that does
   direction      a crate depends on anything but layers below it (xtask/src/tidy/policy.rs)
   long file      a file has over 600 lines of code; tests and comments don't count
   long function  a function has over 70 (exceptions: xtask/src/tidy/exceptions.rs, unused ones fail)

@@ -5,7 +5,7 @@
 //! ```text
 //! UDP  QUIC, ALPN `tombolo/1`: one bidirectional stream of frames, datagrams for unreliable ones
 //! TCP  TLS: WebSocket at /v1/session, one binary message per frame
-//!           HTTP: /healthz, /readyz, /v1/ice-servers, /v1/tokens (development only)
+//!           HTTP: /healthz, /readyz, /v1/ice-servers, /v1/tokens (development only), the API of servers
 //! ```
 //!
 //! What the frames mean is the business of `tombolo-services`; the gateway brings them there and
