@@ -208,6 +208,7 @@ impl Node {
         let is_needed = !state.moved.is_empty()
             || state.entrances > 0
             || !state.session_by_user.is_empty()
+            || host.is_reading_anew(&state)
             || state.keeps_seats_of(self)
             || state.is_watched_here(self);
         let is_it = |found: &Arc<Host>| Arc::ptr_eq(found, host);
@@ -311,6 +312,12 @@ impl Host {
     /// Whether all of the log has been read once.
     pub(crate) fn is_read(&self) -> bool {
         *self.progress.borrow() > 0
+    }
+
+    /// Whether the log, which had been read once, is read from its beginning: until that is done nobody knows whether
+    /// the room still needs this node, as it did before.
+    fn is_reading_anew(&self, state: &State) -> bool {
+        self.is_read() && state.ahead.is_some() && !state.is_unreadable
     }
 
     /// Waits until all of the log has been read once, or is known to be of a later release.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tombolo_engine::{Expect, Key, Log as _, Purpose, TailEvent};
-use tombolo_room::{Body, Entry, OperationId};
-use tombolo_services::{RoomEvent, Services};
+use tombolo_room::{Body, Entry, OperationId, Settings};
+use tombolo_services::{NewRoom, RoomEvent, Services};
+use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode};
 
 use crate::acts::set;
@@ -145,6 +146,34 @@ async fn a_room_whose_members_are_all_away_is_there_until_their_seats_are_given_
     let mut bob = lab.device("bob").await;
     let gone = bob.join("r", JoinMode::Join).await;
     assert_eq!(gone.map(drop), Err(ErrorCode::NoSuchRoom));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rooms_without_sessions_stay_while_their_logs_are_read_anew() {
+    let (nodes, local) = cluster::<1>().await;
+    let services = &nodes[0].lab.services;
+    let kept = Duration::from_secs(600);
+    let [bob] = seated(&nodes, kept, [("bob", 0)]).await;
+    drop(bob);
+    let settings = Settings {
+        empty_kept: kept,
+        ..Settings::default()
+    };
+    let new = NewRoom {
+        settings,
+        ..NewRoom::default()
+    };
+    let empty = RoomId::parse("empty").unwrap();
+    services.create_room(&empty, new, None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((sessions(services), services.stats().rooms), (0, 2));
+    nodes[0].wire.restore(&local);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(services.stats().rooms, 2);
+    let listed = services.list_rooms(None, 10).await.unwrap().rooms;
+    assert_eq!(listed, [empty, RoomId::parse("r").unwrap()]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(services.stats().rooms, 0, "somebody says that time passes");
 }
 
 #[tokio::test(start_paused = true)]
