@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
-use tombolo_room::Body;
+use tokio::time::Instant;
+use tombolo_room::{Body, Presence};
 use tombolo_wire::RoomId;
 
 use crate::events::SessionEvent;
@@ -23,7 +23,7 @@ use crate::session::{Session, State};
 pub(crate) struct Absence {
     /// The connection has been away for longer than a moment.
     pub(crate) is_dropped: bool,
-    /// The rooms that were told so.
+    /// The rooms that have it so: what was read of each last, or was said to it since.
     told: BTreeSet<RoomId>,
     /// Somebody is telling them.
     is_telling: bool,
@@ -35,7 +35,7 @@ impl Absence {
         self.is_telling
     }
 
-    /// Forgets a room that the session is no member of any more.
+    /// A room does not have the session as dropped: it has it as present, or as no member.
     pub(crate) fn forget(&mut self, room: &RoomId) {
         self.told.remove(room);
     }
@@ -70,13 +70,23 @@ impl Node {
         self.tell_rooms(session, &mut state);
     }
 
-    /// A room has it that a session is dropped, whoever said so: perhaps it was, a while ago or on
-    /// another node. If it is not, the room is told.
-    pub(crate) fn on_dropped_in(self: &Arc<Self>, session: &Arc<Session>, room: &RoomId) {
+    /// A room has it that a session is dropped, or is not, whoever said so: perhaps it was so a while ago or on
+    /// another node. If it is otherwise, the room is told.
+    pub(crate) fn on_presence_in(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        room: &RoomId,
+        presence: Presence,
+    ) {
         let mut state = session.lock();
-        let is_here = state.ended().is_none() && state.moved.is_none();
-        if is_here && state.host_by_room.contains_key(room) {
-            state.absence.told.insert(room.clone());
+        if !state.host_by_room.contains_key(room) {
+            return;
+        }
+        match presence {
+            Presence::Present => state.absence.forget(room),
+            Presence::Dropped { .. } => drop(state.absence.told.insert(room.clone())),
+        }
+        if state.moved.is_none() {
             self.tell_rooms(session, &mut state);
         }
     }
@@ -103,27 +113,6 @@ impl Node {
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         self.runtime
             .spawn(async move { tell(&node, &session).await });
-    }
-}
-
-impl Host {
-    /// Forgets the session of a member, which is over, once it has read that the member is dropped: until then it
-    /// would not know that there is a seat to look after.
-    async fn forget_dropped(self: &Arc<Self>, node: &Arc<Node>, session: &Session) {
-        let is_present = |state: &crate::host::State| {
-            let member = state.room().member(&session.user);
-            member.is_some_and(|member| {
-                member.is_present() && member.membership().session == session.id
-            })
-        };
-        while timeout(SAID_AGAIN, self.read_while(is_present))
-            .await
-            .is_err()
-        {
-            // That it had returned was written after that, late.
-            self.append_for_sure(node, body(node, session, true)).await;
-        }
-        self.forget(node, session);
     }
 }
 
@@ -166,7 +155,7 @@ enum Next {
         is_dropped: bool,
         hosts: Vec<Arc<Host>>,
     },
-    /// The session is over, and they know it.
+    /// The session is over, and they know it once they have read what was said to them.
     Forget(Vec<Arc<Host>>),
     Nothing,
 }
@@ -174,12 +163,12 @@ enum Next {
 async fn tell(node: &Arc<Node>, session: &Arc<Session>) {
     loop {
         let mut tasks = JoinSet::new();
-        match session.lock().next() {
+        let next = session.lock().next();
+        match next {
             Next::Nothing => return,
             Next::Forget(hosts) => {
                 for host in hosts {
-                    let (node, session) = (Arc::clone(node), Arc::clone(session));
-                    tasks.spawn(async move { host.forget_dropped(&node, &session).await });
+                    host.forget(node, session);
                 }
             }
             Next::Tell { is_dropped, hosts } => {
@@ -208,9 +197,6 @@ fn body(node: &Node, session: &Session, is_dropped: bool) -> Body {
         incarnation: node.incarnation(),
     }
 }
-
-/// When what is not read by then is said again.
-const SAID_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waiting is looked at so often.
 const SLICE: Duration = Duration::from_secs(1);

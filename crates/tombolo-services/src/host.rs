@@ -398,14 +398,9 @@ impl Host {
 
     /// Waits until the log has been read so far, or is read no more.
     async fn read_until(&self, at: Offset) {
-        self.read_while(|state| state.cursor < Some(at)).await;
-    }
-
-    /// Waits for as long as something is as it is read, or the log is read no more.
-    pub(crate) async fn read_while(&self, is_so: impl Fn(&State) -> bool) {
         let mut progress = self.progress.subscribe();
         let mut stopped = self.stopped.subscribe();
-        while is_so(&self.lock()) {
+        while self.lock().cursor < Some(at) {
             tokio::select! {
                 biased;
                 changed = progress.changed() => if changed.is_err() { return },

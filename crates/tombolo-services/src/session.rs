@@ -304,6 +304,12 @@ impl State {
         self.wake.notify_one();
     }
 
+    /// The session is a member of a room, and present there.
+    pub(crate) fn enter_room(&mut self, room: &RoomId, host: &Arc<Host>) {
+        self.host_by_room.insert(room.clone(), Arc::clone(host));
+        self.absence.forget(room);
+    }
+
     /// The session is no member of a room any more.
     pub(crate) fn leave_room(&mut self, room: &RoomId) {
         self.host_by_room.remove(room);

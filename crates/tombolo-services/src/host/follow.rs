@@ -233,7 +233,7 @@ impl Host {
             }
         }
         if let Event::Dropped { user, .. } = event {
-            self.on_dropped(node, state, user);
+            self.on_presence(node, state, user);
         }
         if let Event::Joined {
             user, membership, ..
@@ -277,9 +277,7 @@ impl Host {
             let mut session = pending.session.lock();
             let waits = session.ended().is_none();
             if waits {
-                session
-                    .host_by_room
-                    .insert(self.room.clone(), Arc::clone(self));
+                session.enter_room(&self.room, self);
                 // It may have lost its connection while it joined.
                 node.tell_rooms(&pending.session, &mut session);
             }
@@ -304,13 +302,21 @@ impl Host {
             .emit_of_room(RoomEvent::Joined, &self.room, Some(user));
     }
 
-    /// A member is dropped, as the room has it; its session may be here and know better.
-    fn on_dropped(&self, node: &Arc<Node>, state: &State, user: &UserId) {
-        if let (Some(session), Some(membership)) =
-            (state.session(user), state.room.membership(user))
-            && session.id == membership.session
-        {
-            node.on_dropped_in(session, &self.room);
+    /// The room has it that a member is dropped, or is not. Its session may be here and know better, or be over: that
+    /// it had returned may have been written late.
+    pub(super) fn on_presence(self: &Arc<Self>, node: &Arc<Node>, state: &State, user: &UserId) {
+        let Some(member) = state.room.member(user) else {
+            return;
+        };
+        let membership = member.membership();
+        match state.session(user) {
+            Some(session) if session.id == membership.session => {
+                node.on_presence_in(session, &self.room, member.presence());
+            }
+            None if membership.node == *node.name() => {
+                self.part_with(node, state, user, membership, Parting::Drops);
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -422,12 +428,13 @@ impl Host {
         // They came at some time before the snapshot.
         state.here_since.clear();
         self.on_replaced(node, state, &old);
-        let dropped = state
-            .room
-            .members()
-            .filter(|(_, member)| !member.is_present());
-        for (user, _) in dropped {
-            self.on_dropped(node, state, user);
+        for (user, member) in state.room.members() {
+            let session = member.membership().session;
+            let was_there = old.membership(user).is_some_and(|it| it.session == session);
+            // Of those who have just come it was found out whether they are here.
+            if was_there || state.session(user).is_some() {
+                self.on_presence(node, state, user);
+            }
         }
         self.tell_presence(node, state, &old);
         self.tell_anew(node, state, &old);

@@ -75,7 +75,7 @@ impl Host {
         }
         let (from, here) = (&before.membership().node, node.name());
         if *from == now.node {
-            return;
+            return self.on_presence(node, state, user);
         }
         state.count_elsewhere(here);
         if from == here {
@@ -104,9 +104,7 @@ impl Host {
         if about.ended().is_some() {
             return false;
         }
-        about
-            .host_by_room
-            .insert(self.room.clone(), Arc::clone(self));
+        about.enter_room(&self.room, self);
         node.tell_rooms(&session, &mut about);
         drop(about);
         self.make_way(node, state, user, &session);
