@@ -285,7 +285,11 @@ impl Host {
         });
         let Some(pending) = pending.filter(|_| waits) else {
             if !self.on_come_here(node, state, user, membership) {
-                self.part_with(node, state, user, membership, NEVER_CAME);
+                let parting = match coming {
+                    Coming::Back => Parting::Drops,
+                    Coming::First | Coming::New => NEVER_CAME,
+                };
+                self.part_with(node, state, user, membership, parting);
             }
             return;
         };
@@ -478,8 +482,8 @@ impl Host {
         }
     }
 
-    /// A member that claims to be here but is not, as its session has ended meanwhile: one that has just joined leaves,
-    /// and of one that went on here the seat is kept.
+    /// A member that claims to be here but is not, as its session has ended meanwhile: a newcomer leaves, and of one that
+    /// was a member before the seat is kept.
     pub(super) fn part_with(
         self: &Arc<Self>,
         node: &Arc<Node>,

@@ -1,5 +1,6 @@
 //! Seats that are kept for members whose sessions are over.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tombolo_engine::{Expect, Key, Local, Log as _, Purpose, TailEvent};
@@ -221,6 +222,29 @@ async fn append_late_return(local: &Local, user: &str) {
     let operation = tombolo_engine::OperationId(late.operation.0);
     let appended = local.append(&key, late.encode(), Purpose::More, Expect::Any, operation);
     appended.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_and_is_gone_before_that_is_read_still_has_its_seat() {
+    let (nodes, _) = cluster::<1>().await;
+    let users = [("alice", 0), ("bob", 0)];
+    let [mut alice, bob] = seated(&nodes, Duration::from_secs(600), users).await;
+    drop(bob);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(alice.next_event().await, "?bob");
+    let mut again = nodes[0].lab.device("bob").await;
+    nodes[0].wire.is_slow.store(true, Ordering::Relaxed);
+    again.ask_join("r", JoinMode::Join, 0);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    again.connection = None;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(sessions(&nodes[0].lab.services), 1);
+    nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
+    for expected in ["!bob", "?bob"] {
+        assert_eq!(alice.next_event().await, expected);
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    alice.is_quiet().await;
 }
 
 #[tokio::test(start_paused = true)]

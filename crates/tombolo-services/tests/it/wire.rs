@@ -285,6 +285,7 @@ impl Log for Wire {
             let (wire, key) = (self.clone(), key.clone());
             let slow = SlowTail {
                 tail,
+                held: None,
                 wire,
                 key,
                 logs,
@@ -326,6 +327,8 @@ impl Log for Wire {
 
 struct SlowTail {
     tail: Box<dyn Tail>,
+    /// What is not told yet; who reads may give up waiting for it, and read on later.
+    held: Option<TailEvent>,
     wire: Wire,
     key: Key,
     logs: watch::Receiver<(Local, u64)>,
@@ -336,6 +339,7 @@ impl SlowTail {
     async fn begin_anew(&mut self) -> Option<TailEvent> {
         let logs = self.logs.borrow_and_update().0.clone();
         self.tail = logs.tail(&self.key, None).await.ok()?;
+        self.held = None;
         self.is_void = true;
         Some(TailEvent::Reset)
     }
@@ -344,17 +348,19 @@ impl SlowTail {
 impl Tail for SlowTail {
     fn next(&mut self) -> BoxFuture<'_, Option<TailEvent>> {
         Box::pin(async move {
-            let event = tokio::select! {
-                biased;
-                Ok(()) = self.logs.changed() => return self.begin_anew().await,
-                event = self.tail.next() => event,
-            };
+            if self.held.is_none() {
+                tokio::select! {
+                    biased;
+                    Ok(()) = self.logs.changed() => return self.begin_anew().await,
+                    event = self.tail.next() => self.held = Some(event?),
+                }
+            }
             // Virtual time: nothing waits for real.
             let is_held = || {
                 let is_endless = self.wire.is_endless.load(Ordering::Relaxed);
                 self.wire.is_slow.load(Ordering::Relaxed)
                     || self.wire.is_cut()
-                    || is_endless && event == Some(TailEvent::Synced)
+                    || is_endless && self.held == Some(TailEvent::Synced)
             };
             while is_held() {
                 if self.logs.has_changed().unwrap_or_default() {
@@ -365,6 +371,7 @@ impl Tail for SlowTail {
             if self.wire.is_void.swap(false, Ordering::Relaxed) {
                 return self.begin_anew().await;
             }
+            let event = self.held.take();
             // That all has been read is said once only.
             if self.is_void && event == Some(TailEvent::Synced) {
                 return self.tail.next().await;
