@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::Instant;
 use tombolo_engine::{Expect, Key, Offset, Purpose, Revision, latest};
-use tombolo_room::{Applied, Body, GroupId, Illegal, Membership, OperationId, Room, Time};
+use tombolo_room::{Applied, Body, GroupId, Illegal, Member, Membership, OperationId, Room, Time};
 use tombolo_wire::v1::{self, ErrorCode, response};
 use tombolo_wire::{NodeId, PublicKeys, RoomId, UserId};
 
@@ -294,11 +294,17 @@ impl Host {
         })
     }
 
-    /// Whether there are members here, on this node, and on none whose name is before its.
-    pub(crate) fn is_first(&self, node: &NodeId) -> bool {
+    /// Whether members are this node's, or their seats are kept here, and no node that lives and whose name is before
+    /// this one's has any.
+    pub(crate) fn is_first(&self, node: &Node) -> bool {
         let state = self.lock();
-        let other = state.members_by_node.keys().next();
-        !state.session_by_user.is_empty() && other.is_none_or(|other| node < other)
+        let is_before = |member: &Member| {
+            let it = member.membership();
+            it.node < *node.name() && !node.cluster.is_over(&it.node, it.incarnation)
+        };
+        let mut members = state.room.members();
+        (!state.session_by_user.is_empty() || state.keeps_seats_of(node))
+            && !members.any(|(_, member)| is_before(member))
     }
 
     pub(crate) fn key(&self) -> &Key {

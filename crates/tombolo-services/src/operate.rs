@@ -195,12 +195,13 @@ impl Services {
         }
     }
 
-    /// How many rooms this node counts when all of them count theirs, so that each room is counted once: those of
-    /// which no node whose name is before this one's has members.
+    /// How many rooms this node counts when all of them count theirs, so that each room is counted once: those that have
+    /// members here, also such whose sessions are over and whose seats are kept, and none on a living node whose name is
+    /// before this one's.
     #[must_use]
     pub fn rooms_counted(&self) -> usize {
         let hosts: Vec<_> = lock(&self.node().host_by_room).values().cloned().collect();
-        let counted = hosts.iter().filter(|host| host.is_first(self.name()));
+        let counted = hosts.iter().filter(|host| host.is_first(self.node()));
         counted.count()
     }
 

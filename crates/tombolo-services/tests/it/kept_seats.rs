@@ -284,6 +284,26 @@ async fn who_comes_in_place_of_a_session_that_is_away_finds_its_seat() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_is_counted_once_also_where_the_first_node_has_only_kept_seats_or_is_lost() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 1)];
+    let [alice, _bob] = seated(&nodes, Duration::from_secs(600), users).await;
+    let counted = || {
+        nodes
+            .each_ref()
+            .map(|node| node.lab.services.rooms_counted())
+    };
+    assert_eq!(counted(), [1, 0]);
+    drop(alice);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(sessions(&nodes[0].lab.services), 0);
+    assert_eq!(counted(), [1, 0]);
+    nodes[0].lab.services.kill();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(counted()[1], 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rooms_in_which_only_seats_are_kept_are_bounded_like_empty_ones() {
     let lab = Lab::with(|config| config.empty_rooms_max = 4);
     let kept = Duration::from_secs(3600);
