@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use tombolo_room::{Act, Membership, OperationId};
+use tombolo_engine::Expect;
+use tombolo_room::{Act, Membership};
 use tombolo_wire::RoomId;
 
 use super::{Host, State, by_server};
@@ -64,7 +64,8 @@ impl State {
     pub(super) fn is_empty(&self, node: &Node) -> bool {
         let most = node.config.room_kept_max;
         let settings = self.room.settings();
-        self.entrances == 0
+        self.ahead.is_none()
+            && self.entrances == 0
             && self.session_by_user.is_empty()
             && self
                 .room
@@ -85,20 +86,20 @@ fn is_over(node: &Node, membership: &Membership) -> bool {
 }
 
 impl Host {
-    /// Closes the room, unless somebody has come in.
+    /// Closes the room, unless somebody has come in, perhaps a moment ago over another node.
     pub(super) async fn close_empty(&self, node: &Node) {
-        let is_empty = self.lock().is_empty(node);
-        let Ok(operation) = node.config.entropy.operation_id() else {
+        let last = {
+            let state = self.lock();
+            state.cursor.filter(|_| state.is_empty(node))
+        };
+        let Some(last) = last else {
             return;
         };
-        if is_empty {
+        let (close, expect) = (by_server(Act::Close), Expect::Last(last));
+        // Of what is read meanwhile this node hears in another way; a room that is still empty then waits its turn anew.
+        let is_wanted = || !self.is_stopped() && self.lock().is_empty(node);
+        if let Some(_closed) = self.append_while(node, close, expect, is_wanted).await {
             node.counters.rooms_crowded_out.add(1);
-            let close = by_server(Act::Close);
-            let operation = OperationId(operation.0);
-            // What cannot be closed now ends by itself.
-            let _ = self
-                .act_for_server(node, operation, Duration::ZERO, close)
-                .await;
         }
     }
 }

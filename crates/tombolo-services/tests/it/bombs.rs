@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tombolo_engine::{Key, Local, LocalConfig};
 use tombolo_room::{
     KEY_BYTES_MAX, OBJECTS_PER_MEMBER_MAX, OWNER_STATE_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    PROPERTIES_MAX, PROPERTY_CHANGES_MAX, VALUE_BYTES_MAX,
+    PROPERTIES_MAX, PROPERTY_CHANGES_MAX, Settings, VALUE_BYTES_MAX,
 };
-use tombolo_services::Config;
+use tombolo_services::{Config, NewRoom};
+use tombolo_wire::RoomId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, request, response, room_act::Kind};
 
+use crate::cluster::{start, start_with};
 use crate::lab::Lab;
 
 #[tokio::test(start_paused = true)]
@@ -78,6 +81,41 @@ async fn of_rooms_that_nobody_is_in_the_oldest_are_closed() {
         alice.join(room, JoinMode::Join).await.unwrap();
     }
     assert_eq!(lab.services.stats().rooms_crowded_out, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_into_which_somebody_has_come_over_another_node_is_not_closed_as_an_empty_one() {
+    let local = Local::new(LocalConfig::default());
+    let first = start_with(&local, 0, |config| config.empty_rooms_max = 1);
+    let second = start(&local, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let services = &first.lab.services;
+    let open = async |room: &str| {
+        let settings = Settings {
+            empty_kept: Duration::from_secs(600),
+            ..Settings::default()
+        };
+        let new = NewRoom {
+            settings,
+            ..NewRoom::default()
+        };
+        let room = RoomId::parse(room).unwrap();
+        services.create_room(&room, new, None).await.unwrap();
+    };
+    open("old").await;
+    // Its node does not read that he has come.
+    let slow_log = |log| *first.wire.slow_log.lock().unwrap() = log;
+    slow_log(Some(Key::new(["room", "old"]).unwrap()));
+    let mut bob = second.lab.device("bob").await;
+    bob.join("old", JoinMode::Join).await.unwrap();
+    bob.drain().await;
+    open("new").await;
+    bob.is_quiet().await;
+    slow_log(None);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bob.is_quiet().await;
+    let stats = services.stats();
+    assert_eq!((stats.rooms, stats.rooms_crowded_out), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What one node has of an engine that several share: it can lose frames, stand still and be cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub(crate) struct Wire {
     pub(crate) pool_ms: Arc<AtomicU64>,
     /// Logs are not read further.
     pub(crate) is_slow: Arc<AtomicBool>,
+    /// This log is not read further.
+    pub(crate) slow_log: Arc<Mutex<Option<Key>>>,
     /// That a log has been read to its end is not told.
     pub(crate) is_endless: Arc<AtomicBool>,
     /// No log is retired.
@@ -81,6 +83,7 @@ impl Wire {
             are_pools_closed: Arc::default(),
             pool_ms: Arc::default(),
             is_slow: Arc::default(),
+            slow_log: Arc::default(),
             is_endless: Arc::default(),
             retires_nothing: Arc::default(),
             retires_now: Arc::default(),
@@ -359,6 +362,7 @@ impl Tail for SlowTail {
             let is_held = || {
                 let is_endless = self.wire.is_endless.load(Ordering::Relaxed);
                 self.wire.is_slow.load(Ordering::Relaxed)
+                    || self.wire.slow_log.lock().unwrap().as_ref() == Some(&self.key)
                     || self.wire.is_cut()
                     || is_endless && self.held == Some(TailEvent::Synced)
             };
