@@ -468,14 +468,17 @@ impl Host {
         let Some(opening) = old.opening() else {
             return;
         };
-        let was_here = |user: &UserId| old.member(user).is_some();
         let known = old.message_last();
-        let after = state.room.is_recoverable(opening, known).then_some(known);
-        for (user, session) in state
-            .session_by_user
-            .iter()
-            .filter(|(user, _)| was_here(user))
-        {
+        let is_kept = state.room.is_recoverable(opening, known);
+        let was_said_to_groups = news::was_said_to_groups(&state.room, known);
+        for (user, session) in &state.session_by_user {
+            let Some(before) = old.member(user) else {
+                continue;
+            };
+            // Of which groups it was when something was said nobody knows any more.
+            let now = state.room.member(user).map(Member::groups);
+            let is_told_all = !was_said_to_groups || now == Some(before.groups());
+            let after = (is_kept && is_told_all).then_some(known);
             for kind in news::of_room(&state.room, user, after, after.is_none()) {
                 node.push(session, self.room_event(kind, String::new()));
             }

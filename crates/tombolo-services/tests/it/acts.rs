@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use tombolo_wire::v1::{
     self, ErrorCode, JoinMode, request, response, room_act::Kind, room_event, server_frame,
 };
 
-use crate::cluster::{members, start_with};
+use crate::cluster::{cluster, members, start_with};
 use crate::lab::{Device, Lab, UNIX_NOW};
 
 #[tokio::test(start_paused = true)]
@@ -274,6 +275,45 @@ async fn who_lost_its_seat_has_not_recovered_what_was_said_to_its_groups() {
         alice.act("r", say("there", audience)).await.unwrap();
         let again = bob.join_as(join(joined.last.clone())).await.unwrap();
         assert_eq!(again.recovered, is_recovered);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_changed_its_groups_while_its_node_did_not_read_has_lost_what_was_said_to_groups() {
+    let to_group = v1::Audience {
+        group: 5,
+        ..v1::Audience::default()
+    };
+    let to_others = v1::Audience {
+        others: true,
+        ..v1::Audience::default()
+    };
+    for (audience, expected) in [(to_group, "synced lost"), (to_others, "synced")] {
+        let (nodes, _) = cluster::<2>().await;
+        let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 1)]).await;
+        bob.hears_all = true;
+        nodes[1].wire.is_slow.store(true, Ordering::Relaxed);
+        alice.act("r", say("there", audience)).await.unwrap();
+        let interest = v1::ChangeGroups {
+            enter: vec![5],
+            exit: Vec::new(),
+        };
+        bob.ask_act("r", Kind::Groups(interest));
+        bob.is_quiet().await;
+        nodes[1].wire.is_void.store(true, Ordering::Relaxed);
+        nodes[1].wire.is_slow.store(false, Ordering::Relaxed);
+        let mut said = 0;
+        let synced = loop {
+            let event = bob.next_event().await;
+            said += usize::from(event.contains("there"));
+            if event.starts_with("synced") {
+                break event;
+            }
+        };
+        assert_eq!(
+            (synced.as_str(), said),
+            (expected, usize::from(expected == "synced"))
+        );
     }
 }
 
