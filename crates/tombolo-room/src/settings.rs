@@ -47,7 +47,7 @@ pub struct SettingsChange {
     pub is_hidden: Option<bool>,
     /// See [`Settings::seat_kept`]; seats that are kept already are not touched.
     pub seat_kept: Option<Duration>,
-    /// See [`Settings::empty_kept`].
+    /// See [`Settings::empty_kept`]; a room that is empty already closes when it has been so for that long.
     pub empty_kept: Option<Duration>,
     /// See [`Settings::owner_policy`].
     pub owner_policy: Option<OwnerPolicy>,

@@ -75,7 +75,8 @@ impl Open {
             return Err(Illegal::Settings);
         }
         self.history.trim(settings.history_max as usize);
-        self.settings = settings.clone();
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        self.on_empty_kept(before.empty_kept);
         let by = By::from(actor);
         events.push(Event::Configured { by, settings });
         Ok(())

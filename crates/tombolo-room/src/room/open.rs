@@ -1,6 +1,7 @@
 //! A room that is open.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -101,6 +102,17 @@ impl Open {
             }
             (true, Some(_)) | (false, None) => {}
         }
+    }
+
+    /// The room is kept for another time than before when it is empty: also if it is already.
+    pub(super) fn on_empty_kept(&mut self, before: Duration) {
+        let Some(closes) = self.closes else {
+            return;
+        };
+        self.cancel(self.closes, Timer::Close);
+        let since = closes.before(before);
+        self.closes = Some(since.after(self.settings.empty_kept));
+        self.schedule(self.closes, Timer::Close);
     }
 
     pub(super) fn is_over(&self, now: Time) -> bool {

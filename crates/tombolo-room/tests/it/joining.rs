@@ -251,6 +251,34 @@ fn an_empty_room_is_kept_for_as_long_as_it_says() {
 }
 
 #[test]
+fn a_room_that_is_empty_already_is_kept_for_as_long_as_it_says_now() {
+    let settings = Settings {
+        empty_kept: Duration::from_secs(60),
+        ..seats(4)
+    };
+    let kept = |seconds| {
+        let empty_kept = Some(Duration::from_secs(seconds));
+        Act::Configure(SettingsChange {
+            empty_kept,
+            ..SettingsChange::default()
+        })
+    };
+    let mut world = World::with(settings, &["a"]);
+    world.leave("a", 1).unwrap();
+    world.tick(50);
+    world.serve(kept(600)).unwrap();
+    assert_eq!(world.room.poll_timeout(), Some(world.in_seconds(550)));
+    world.tick(100);
+    assert!(world.room.is_open());
+    // Settings that say nothing of it leave it.
+    let other = Act::Configure(SettingsChange::default());
+    world.serve(other).unwrap();
+    assert_eq!(world.room.poll_timeout(), Some(world.in_seconds(450)));
+    let events = world.serve(kept(150)).unwrap();
+    assert_eq!(events.last(), Some(&Event::Closed), "it has been for long");
+}
+
+#[test]
 fn closing_a_room_sends_everybody_away() {
     let mut world = World::with(seats(4), &["a", "b"]);
     assert_eq!(world.act("b", Act::Close), Err(Illegal::NotOwner));
