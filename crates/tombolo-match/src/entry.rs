@@ -14,7 +14,12 @@ use crate::word::{BackfillId, MatchId, Name, TicketId, Time};
 pub(crate) use decode::{array, parse_formed, parse_node, parse_ticket, parse_user, parse_venue};
 pub(crate) use encode::{formed, node_lost, ticket, venue};
 
-/// The version of the rules by which this crate applies entries.
+/// The version of the rules by which this crate applies entries. What is of another version is not read, as a node with
+/// other rules would make another pool of it: nodes follow a pool no further when such an entry or snapshot comes.
+///
+/// It is to grow, by one for a release, when a log gives another pool than by the rules of the release before, or there
+/// is a kind of entry that those do not know. Of the first the logs tell that the release before has kept
+/// (`tests/kept`, see `CONTRIBUTING.md`); before there is a release no node has other rules, and it stays 1.
 pub const VERSION: u32 = 1;
 
 /// Longest encoded entry, in bytes.

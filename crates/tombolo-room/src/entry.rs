@@ -25,7 +25,12 @@ pub(crate) use encode::{
     value,
 };
 
-/// The version of the rules by which this crate applies entries.
+/// The version of the rules by which this crate applies entries. What is of another version is not read, as a node with
+/// other rules would make another room of it: nodes host a room no further when such an entry or snapshot comes.
+///
+/// It is to grow, by one for a release, when a log gives another room than by the rules of the release before, or there
+/// is a kind of entry that those do not know. Of the first the logs tell that the release before has kept
+/// (`tests/kept`, see `CONTRIBUTING.md`); before there is a release no node has other rules, and it stays 1.
 pub const VERSION: u32 = 1;
 
 /// Longest encoded entry, in bytes.
@@ -98,8 +103,9 @@ pub enum Body {
         reason: LeftReason,
     },
     /// A node's incarnation, and those before it, are over: their members are dropped, and what
-    /// they append after this about members is refused. What a member wants is carried out, whichever way it came: it
-    /// is asked for again under the same name.
+    /// they append after this about members is refused, also that one leaves whose device has asked to: nobody can tell
+    /// it from one whose session its node gave up. Its seat is kept as those of the others are. Acts are carried
+    /// out whichever way they came: they are asked for again under the same name.
     NodeLost {
         /// The node.
         node: NodeId,
@@ -126,7 +132,8 @@ impl Body {
         matches!(self, Self::Act { .. } | Self::Created { .. })
     }
 
-    /// Whether it takes something from a member whose session the node that says so holds.
+    /// Whether it takes something from a member whose session the node that says so holds, or held: whether the device
+    /// asked for it or the node gave the session up.
     pub(crate) fn parts_with_member(&self) -> bool {
         matches!(self, Self::Dropped { .. } | Self::Left { .. })
     }
