@@ -668,5 +668,4 @@ const _: () = assert!(
 );
 
 #[cfg(test)]
-#[path = "directory/tests.rs"]
 mod tests;
