@@ -53,7 +53,9 @@ pub(crate) enum FromStream {
     Frame(FiveTuple, Vec<u8>),
     /// Another shard has got it of a client that is not its own.
     PassedOn(PassedOn),
-    /// With what tells it from a later connection of the same addresses.
+    /// The client sends nothing more, and waits for answers at most. With what tells the connection from a
+    /// later one of the same addresses, as below.
+    Finished(FiveTuple, Arc<ConnectionState>),
     Closed(FiveTuple, Arc<ConnectionState>),
     /// Another shard says so, by which the connection's frames came.
     Gone(FiveTuple),
@@ -151,6 +153,18 @@ impl ShardLink {
         result
     }
 
+    /// Like [`Self::pass_on`]; where there is no room, a task on the runtime waits for it.
+    pub(crate) fn pass_on_surely(&self, what: FromStream, runtime: Option<&Handle>) {
+        let result = self.frames.try_send(what);
+        self.waker.wake();
+        if let Err(mpsc::error::TrySendError::Full(what)) = result
+            && let Some(runtime) = runtime
+        {
+            let shard = self.clone();
+            runtime.spawn(async move { shard.frame(what).await });
+        }
+    }
+
     /// Gives the shard a parcel. It may be lost like what is [passed on](Self::pass_on), and also where
     /// the parcels that wait take too much memory.
     pub(crate) fn parcel(&self, parcel: Parcel) -> Result<(), Overloaded> {
@@ -213,20 +227,20 @@ impl Enrolled {
     pub(crate) fn shard(&self) -> &ShardLink {
         &self.shard
     }
+
+    /// Tells that the client sends nothing more; `false` if the shard is gone.
+    pub(crate) async fn finish(&self) -> bool {
+        let finished = FromStream::Finished(self.client, Arc::clone(&self.state));
+        self.shard.frame(finished).await
+    }
 }
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
         let closed = FromStream::Closed(self.client, Arc::clone(&self.state));
-        let sent = self.shard.frames.try_send(closed);
-        self.shard.waker.wake();
         // Where all ends there is no runtime, and nobody to be told.
-        if let Err(mpsc::error::TrySendError::Full(closed)) = sent
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let shard = self.shard.clone();
-            runtime.spawn(async move { shard.frame(closed).await });
-        }
+        let runtime = Handle::try_current().ok();
+        self.shard.pass_on_surely(closed, runtime.as_ref());
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod elsewhere;
 mod errors;
+mod finish;
 mod forward;
 mod outbox;
 mod parcels;
@@ -40,7 +41,7 @@ pub(crate) use self::{parcels::Parcel, peers::Peers};
 use crate::{
     IoStats, ShardStats,
     hook::HookLink,
-    link::{Connection, Control, FromStream, ShardInbox, ShardLink},
+    link::{Connection, ConnectionState, Control, FromStream, ShardInbox, ShardLink},
     owners::PortOwners,
     repeated::Repeated,
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
@@ -68,6 +69,8 @@ pub(crate) struct Shard {
     servers: Vec<ServerSocket>,
     relays: RelaySide,
     connections: HashMap<FiveTuple, Connection>,
+    /// Of whose connections nothing more comes. No more than there are connections.
+    finished: Vec<(FiveTuple, Arc<ConnectionState>)>,
     /// All shards of the node, this one too; indexed by `ShardIndex`.
     siblings: Arc<[ShardLink]>,
     parcels: Parcels,
@@ -160,6 +163,7 @@ impl Shard {
             servers,
             relays,
             connections: HashMap::new(),
+            finished: Vec::new(),
             siblings,
             parcels,
             peers,
@@ -212,6 +216,7 @@ impl Shard {
         }
         self.core.handle_timeout(now);
         self.drain_core(now);
+        self.end_finished(now);
         if let Some((deadline, _)) = self.core.poll_timeout() {
             self.alarm.set(now, deadline)?;
         }
@@ -295,6 +300,7 @@ impl Shard {
                     }
                 }
                 Ok(FromStream::PassedOn(passed_on)) => self.handle_passed_on(now, passed_on),
+                Ok(FromStream::Finished(tuple, state)) => self.finished.push((tuple, state)),
                 Ok(FromStream::Closed(tuple, state)) => {
                     let successor = self.connections.get(&tuple).filter(|next| !next.is(&state));
                     if successor.is_none() {

@@ -60,19 +60,14 @@ impl Shard {
         }
     }
 
-    /// Tells another shard that a client's connection has ended, later if it has too much to do: nobody
+    /// Tells another shard something about a client's connection, later if it has too much to do: nobody
     /// would tell it again.
-    pub(super) fn tell_gone(&mut self, shard: ShardIndex, client: FiveTuple) {
+    pub(super) fn tell(&mut self, shard: ShardIndex, what: FromStream) {
         let Some(link) = self.siblings.get(usize::from(shard.0)) else {
             return;
         };
         self.io.passed_on += 1;
-        if link.pass_on(FromStream::Gone(client)).is_err() {
-            let link = link.clone();
-            self.peers
-                .streams()
-                .spawn(async move { link.frame(FromStream::Gone(client)).await });
-        }
+        link.pass_on_surely(what, Some(self.peers.streams()));
     }
 
     /// Gives another shard something. It may be lost like a datagram when that one has too much to

@@ -18,7 +18,7 @@ use super::{
     token::SocketId,
 };
 use crate::{
-    link::{Loss, Queued},
+    link::{FromStream, Loss, Queued},
     socket::{Outgoing, SLOTS},
 };
 
@@ -100,7 +100,7 @@ impl Shard {
                 client,
                 bytes,
             } => self.redirect(shard, client, bytes),
-            Command::TellGone { shard, client } => self.tell_gone(shard, client),
+            Command::TellGone { shard, client } => self.tell(shard, FromStream::Gone(client)),
         }
     }
 

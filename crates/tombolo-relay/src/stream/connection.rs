@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tombolo_stun::{Message, stream::frame_len};
 use tombolo_turn::server::{ConnectionId, FiveTuple, Transport};
@@ -144,7 +144,12 @@ impl<'a, R: AsyncRead + Unpin> Inflow<'a, R> {
         loop {
             self.buffer.reserve(READ_BYTES);
             match timeout_at(deadline, self.reader.read_buf(&mut self.buffer)).await {
-                Ok(Ok(0) | Err(_)) => return End::Closed,
+                Ok(Ok(0)) => return self.finish().await,
+                // The end of TLS without a word, where nothing is left that could be cut off.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return self.finish().await;
+                }
+                Ok(Err(_)) => return End::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if patience.state.is_allocated() => {
                     patience.allocation_by = Instant::now() + patience.allocation_timeout;
@@ -159,6 +164,17 @@ impl<'a, R: AsyncRead + Unpin> Inflow<'a, R> {
                 Err(end) => return end,
             }
         }
+    }
+
+    /// The client sends nothing more, and may wait for answers. Whoever writes them ends the connection
+    /// once the shard has let go of it.
+    async fn finish(&self) -> End {
+        if let Destination::Shard(enrolled) = &self.to
+            && enrolled.finish().await
+        {
+            sleep(ANSWERS_TIMEOUT).await;
+        }
+        End::Closed
     }
 
     /// Hands over all frames that are whole, and returns how many those were. What is kept of the
@@ -238,7 +254,11 @@ async fn write(
                 }
             }
             Batch::Join(join) => return Ok(*join),
-            Batch::Over => return Err(End::Closed),
+            Batch::Over => {
+                // Who reads on learns that no more comes. The connection ends either way.
+                let _ = writing.in_time(writer.shutdown()).await;
+                return Err(End::Closed);
+            }
         }
     }
 }
@@ -290,6 +310,8 @@ fn is_connection_bind(frame: &[u8]) -> bool {
 
 /// How a ConnectionBind request begins. See RFC 8489 §5 and RFC 6062 §6.1.
 const BIND_REQUEST: [u8; 2] = [0x00, 0x0b];
+/// Nobody waits for an answer over TCP for longer: 39.5 s. See RFC 8489 §6.2.2.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(40);
 /// Room made for each read.
 const READ_BYTES: usize = 8 * 1024;
 /// Bytes of small frames that go into one write.

@@ -55,6 +55,19 @@ impl Asker {
         }
     }
 
+    /// Asks with credentials, and sends nothing more.
+    #[track_caller]
+    pub(crate) fn ask_last(&mut self, method: Method, write: impl Fn(&mut MessageWriter<'_>)) {
+        let request = self.request(method, &write);
+        self.link.send(&request);
+        let challenge = self.receive();
+        let nonce: Nonce<'_> = message(&challenge).required().expect("it is there");
+        self.nonce = nonce.as_str().to_owned();
+        let request = self.request(method, &write);
+        self.link.send(&request);
+        self.link.finish();
+    }
+
     /// Waits for what the server has to say.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Vec<u8> {

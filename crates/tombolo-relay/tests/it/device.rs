@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -106,8 +106,25 @@ pub(crate) enum Link {
     Dtls(Box<dtls::Client>),
 }
 
-pub(crate) trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+pub(crate) trait Stream: Read + Write {
+    /// Says that nothing more is sent, and reads on.
+    fn finish(&mut self);
+}
+
+impl Stream for TcpStream {
+    fn finish(&mut self) {
+        self.shutdown(Shutdown::Write)
+            .expect("the connection is open");
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn finish(&mut self) {
+        self.conn.send_close_notify();
+        self.flush().expect("the connection is open");
+        self.sock.finish();
+    }
+}
 
 impl Device {
     pub(crate) fn udp(relay: &Relay, user: &str) -> Self {
@@ -360,6 +377,14 @@ impl Link {
             Self::Stream(stream, _) => stream.write_all(bytes).expect("the connection is open"),
             Self::Dtls(client) => client.send_data(bytes),
         }
+    }
+
+    /// Sends nothing more.
+    pub(crate) fn finish(&mut self) {
+        let Self::Stream(stream, _) = self else {
+            unreachable!("others have no end")
+        };
+        stream.finish();
     }
 
     /// Sends datagrams in one system call, all of one length but for the last.

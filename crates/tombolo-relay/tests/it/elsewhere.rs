@@ -8,7 +8,7 @@ use tombolo_stun::{
 };
 
 use crate::asker::{Asker, code, message};
-use crate::device::{relay_config, v4};
+use crate::device::{Link, relay_config, v4};
 
 #[test]
 fn requests_that_name_one_shard_after_the_other_do_not_go_round_between_them() {
@@ -53,6 +53,25 @@ fn a_burst_of_a_client_whose_allocation_is_elsewhere_arrives_whole() {
         let (len, _) = peer.recv_from(&mut buffer).expect("it arrives");
         assert_eq!(&buffer[..len], payload);
     }
+}
+
+#[test]
+fn a_client_that_sends_nothing_more_gets_its_answer_from_whichever_shard() {
+    let relay = Relay::bind(two_shards()).expect("there are free ports");
+    for shard in [0, 1] {
+        let mut client = Asker::over(Link::tcp(relay.addrs().turn[0]));
+        let unknown = ReservationToken([7, 7, 7, 7, 7, 7, 7, shard]);
+        client.ask_last(Method::ALLOCATE, |writer| {
+            writer
+                .attribute(&RequestedTransport::UDP)
+                .attribute(&unknown);
+        });
+        assert_eq!(code(&client.receive()), Some(508));
+        client.link.wait_for_end();
+    }
+    let shards = relay.stats().shards;
+    let passed_on: u64 = shards.iter().map(|shard| shard.io.passed_on).sum();
+    assert!(passed_on > 0, "one of them came to the other shard");
 }
 
 fn two_shards() -> RelayConfig {

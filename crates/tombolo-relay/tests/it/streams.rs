@@ -7,9 +7,11 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tombolo_relay::{IoStats, Relay, RelayConfig, StreamStats};
+use tombolo_relay::{IoStats, Relay, RelayConfig, ShardStats, StreamStats};
+use tombolo_stun::{Method, RequestedTransport};
 use tombolo_turn::{client::Event, server::Transport};
 
+use crate::asker::{Asker, code};
 use crate::device::{Device, Echo, Link, connect_from, relay_config, relay_with_tls, v4};
 
 #[test]
@@ -271,6 +273,37 @@ fn frames_may_arrive_in_pieces_and_together() {
     for reply in replies.chunks(32) {
         assert_eq!(reply[..4], [0x01, 0x01, 0x00, 0x0c]);
     }
+}
+
+#[test]
+fn a_client_that_sends_nothing_more_gets_its_answers_over_tcp_and_tls() {
+    let (relay, trust) = relay_with_tls(relay_config(v4()));
+    let server = relay.addrs().turn[0];
+    for link in [Link::tcp(server), Link::tls(v4(), server, trust)] {
+        let mut client = Asker::over(link);
+        for _ in 0..3 {
+            client.link.send(BINDING_REQUEST);
+        }
+        client.link.finish();
+        for _ in 0..3 {
+            assert_eq!(client.receive()[..2], [0x01, 0x01]);
+        }
+        client.link.wait_for_end();
+    }
+    wait_for(&relay, |streams| streams.open == 0);
+}
+
+#[test]
+fn a_client_that_sends_nothing_more_keeps_no_allocation() {
+    let relay = Relay::bind(relay_config(v4())).expect("there are free ports");
+    let mut client = Asker::over(Link::tcp(relay.addrs().turn[0]));
+    client.ask_last(Method::ALLOCATE, |writer| {
+        writer.attribute(&RequestedTransport::UDP);
+    });
+    assert_eq!(code(&client.receive()), None);
+    client.link.wait_for_end();
+    let ports = |shard: &ShardStats| shard.io.relay_ports;
+    wait_until(|| relay.stats().shards.iter().map(ports).sum::<u64>() == 0);
 }
 
 /// See RFC 8489 §6.2.2.

@@ -42,6 +42,13 @@ pub(super) struct Pending {
     state: PendingState,
 }
 
+impl Pending {
+    /// Whose it is; `None` if its client went away.
+    pub(super) fn client(&self) -> Option<FiveTuple> {
+        (self.state == PendingState::Wanted).then_some(self.ask.from)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PendingState {
     Wanted,
@@ -183,11 +190,9 @@ impl Server {
     }
 
     pub(super) fn pending_of(&self, client: FiveTuple) -> Option<(RequestId, &Pending)> {
-        let is_wanted = |one: &Pending| one.ask.from == client && one.state == PendingState::Wanted;
-        self.pending
-            .iter()
-            .find(|(_, one)| is_wanted(one))
-            .map(|(id, one)| (*id, one))
+        let mut pending = self.pending.iter();
+        let found = pending.find(|(_, one)| one.client() == Some(client));
+        found.map(|(id, one)| (*id, one))
     }
 
     pub(super) fn granted_lifetime(

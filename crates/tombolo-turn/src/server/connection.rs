@@ -140,6 +140,15 @@ impl Connections {
         meant.map(|(id, _)| *id)
     }
 
+    /// Lists the clients that wait for connections to their peers.
+    pub(super) fn connecting(&self) -> impl Iterator<Item = FiveTuple> + '_ {
+        let waiting = self.deadlines.iter().filter_map(|(_, id)| self.get(*id));
+        waiting.filter_map(|one| match &one.state {
+            State::Connecting { ask, .. } => Some(ask.from),
+            State::Unbound { .. } | State::Joined { .. } => None,
+        })
+    }
+
     /// Counts those that are not joined with a client's.
     pub(super) fn waiting(&self) -> usize {
         self.deadlines.len()

@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tombolo_stun::{AttributeType, Class, Message, Method};
 
 use super::Server;
 use super::address::FiveTuple;
+use super::allocate::Pending;
 use super::auth::{Identity, Parked, Parking, RealmId, Verdict};
 use super::forward::Forward;
 use super::mobility::is_move;
@@ -13,6 +15,15 @@ use super::stats::Refusal;
 use super::table::AllocationId;
 
 impl Server {
+    /// Returns the clients that wait for answers: some of their requests wait themselves, until the driver
+    /// has said who a user is or what became of a port or of connecting to a peer.
+    pub fn clients_waiting(&self) -> BTreeSet<FiveTuple> {
+        let parked = self.authority.hook.parked().map(|one| one.ask.from);
+        let allocating = self.pending.values().filter_map(Pending::client);
+        let connecting = self.connections.connecting();
+        parked.chain(allocating).chain(connecting).collect()
+    }
+
     /// Handles a STUN message.
     pub(super) fn on_message(
         &mut self,

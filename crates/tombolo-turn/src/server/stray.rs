@@ -67,6 +67,12 @@ impl Server {
         Ok(())
     }
 
+    /// Returns the shard that a client was [redirected](super::Command::Redirect) to.
+    pub fn home_of(&self, client: &FiveTuple) -> Option<ShardIndex> {
+        let stray = self.strays.by_client.get(client)?;
+        Some(stray.shard)
+    }
+
     /// Tells the other shard that a client of its own, which came by this one, is gone.
     pub(super) fn on_stray_gone(&mut self, client: FiveTuple) {
         if let Some(shard) = self.strays.remove(&client) {

@@ -253,6 +253,11 @@ impl Hook {
         requests
     }
 
+    /// Lists the requests that wait.
+    pub(in crate::server) fn parked(&self) -> impl Iterator<Item = &Parked> {
+        self.waiting.values().flat_map(|waiting| &waiting.requests)
+    }
+
     /// Forgets the requests of a client that is gone.
     pub(in crate::server) fn forget(&mut self, client: FiveTuple) {
         let mut forgotten = Vec::new();
