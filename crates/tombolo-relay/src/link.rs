@@ -74,6 +74,8 @@ pub(crate) enum FromStream {
 /// A packet of a client that one shard gives to another.
 pub(crate) struct PassedOn {
     pub(crate) client: FiveTuple,
+    /// Of the client, where it is handed over with the packet: one is not lost without the other.
+    pub(crate) connection: Option<Connection>,
     pub(crate) packet: Vec<u8>,
     /// How many shards more may pass it on.
     pub(crate) hops_left: u8,
@@ -327,9 +329,10 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
-    /// What that of a message of the server means.
-    pub(crate) fn of(message: &[u8]) -> Self {
-        match message {
+    /// What that of a frame means, be it of the server or of a client.
+    pub(crate) fn of(frame: &[u8]) -> Self {
+        match frame {
+            [CHANNEL_MIN..=CHANNEL_MAX, ..] => Self::Tolerable,
             [first, second, ..] if first & 0x01 == 0 && second & 0x10 != 0 => Self::Tolerable,
             _ => Self::Fatal,
         }
@@ -461,6 +464,9 @@ fn is_refused_bind(frame: &[u8]) -> bool {
 
 /// How an error response to ConnectionBind begins. See RFC 8489 §5 and RFC 6062 §6.1.
 const BIND_REFUSAL: [u8; 2] = [0x01, 0x1b];
+/// How ChannelData begins. See RFC 8656 §12, and RFC 5766 §11 for those from 0x50 on.
+const CHANNEL_MIN: u8 = 0x40;
+const CHANNEL_MAX: u8 = 0x7f;
 /// Opened parcels that a shard keeps.
 const SPARE_PARCELS_MAX: usize = 8;
 /// Bytes that may wait for a shard in parcels.
@@ -535,6 +541,7 @@ mod tests {
     fn a_client_waits_for_replies_and_not_for_indications() {
         for (class, is_tolerable) in [
             (Class::Indication, true),
+            (Class::Request, false),
             (Class::Success, false),
             (Class::Error, false),
         ] {
@@ -544,6 +551,7 @@ mod tests {
                 assert_eq!(Loss::of(&bytes) == Loss::Tolerable, is_tolerable);
             }
         }
+        assert!(Loss::of(&[0x40, 0, 0, 0]) == Loss::Tolerable);
     }
 
     #[test]

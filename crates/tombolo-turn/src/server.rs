@@ -332,6 +332,14 @@ impl Server {
         self.on_client_gone(now, from);
     }
 
+    /// Takes in a client whose stream connection another shard hands over. It is at home here from now on;
+    /// what belonged to whoever had its address before ends.
+    pub fn handle_handed_over(&mut self, now: Instant, from: FiveTuple) {
+        // The shard that it was redirected to is the one that hands it back.
+        self.strays.remove(&from);
+        self.handle_client_gone(now, from);
+    }
+
     /// Installs or refreshes a permission for `peer` on every allocation of `user`, as an
     /// introduction between two devices does. The user is the part of a time-limited username
     /// behind the expiry; users of the configuration are others, even of the same name. The

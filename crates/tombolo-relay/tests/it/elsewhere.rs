@@ -13,15 +13,17 @@ use crate::device::{Link, relay_config, v4};
 #[test]
 fn requests_that_name_one_shard_after_the_other_do_not_go_round_between_them() {
     let relay = Relay::bind(two_shards()).expect("there are free ports");
-    let mut client = Asker::udp(&relay);
-    for shard in [0, 1, 0, 1] {
-        let unknown = ReservationToken([7, 7, 7, 7, 7, 7, 7, shard]);
-        let reply = client.ask(Method::ALLOCATE, |writer| {
-            writer
-                .attribute(&RequestedTransport::UDP)
-                .attribute(&unknown);
-        });
-        assert_eq!(code(&reply), Some(508));
+    let over_tcp = Asker::over(Link::tcp(relay.addrs().turn[0]));
+    for mut client in [Asker::udp(&relay), over_tcp] {
+        for shard in [0, 1, 0, 1, 0, 1] {
+            let unknown = ReservationToken([7, 7, 7, 7, 7, 7, 7, shard]);
+            let reply = client.ask(Method::ALLOCATE, |writer| {
+                writer
+                    .attribute(&RequestedTransport::UDP)
+                    .attribute(&unknown);
+            });
+            assert_eq!(code(&reply), Some(508));
+        }
     }
 }
 

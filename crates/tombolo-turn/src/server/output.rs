@@ -66,7 +66,7 @@ pub enum Command {
     },
     /// Give a client's packet to another shard's
     /// [`Server::handle_passed_on`](super::Server::handle_passed_on), and over a stream the connection
-    /// too. Its further packets come back as [`Forward::ToShard`](super::Forward::ToShard).
+    /// before ([`Server::handle_handed_over`](super::Server::handle_handed_over)). Its further packets come back as [`Forward::ToShard`](super::Forward::ToShard).
     Redirect {
         /// Which shard.
         shard: ShardIndex,
