@@ -729,6 +729,12 @@ impl World {
                         model.expect("only allocations move").next = Some(to);
                     }
                 }
+                Event::MoveGivenUp { to, .. } => {
+                    let mut all = self.models.all.iter_mut();
+                    if let Some(model) = all.find(|one| one.next == Some(to)) {
+                        model.next = None;
+                    }
+                }
                 Event::Moved { client, to, .. } => self.moved(client, to),
                 Event::Closed { client, .. } => {
                     let bound = &self.bound;

@@ -33,6 +33,7 @@ pub(super) struct Mobility {
 
 /// A Refresh that announced a move, and what was answered.
 struct Announced {
+    at: Instant,
     from: FiveTuple,
     transaction: TransactionId,
     lifetime: Duration,
@@ -197,6 +198,7 @@ impl Server {
         let allocation = self.allocations.get_mut(id);
         if let Some(mobility) = allocation.and_then(|one| one.mobility.as_mut()) {
             mobility.announced = Some(Announced {
+                at: now,
                 from: ask.from,
                 transaction: ask.transaction,
                 lifetime,
@@ -228,6 +230,31 @@ impl Server {
             && allocation.next_client() == Some(client)
         {
             self.complete_move(id);
+        }
+    }
+
+    /// Notes that a client asks for something from where it is. If it announced a move so long ago that this
+    /// cannot have been on its way since before, it goes on from here.
+    pub(super) fn on_stayed(&mut self, now: Instant, id: AllocationId, client: FiveTuple) {
+        let allocation = self.allocations.get(id);
+        let allocation = allocation.filter(|one| one.client == client);
+        let mobility = allocation.and_then(|one| one.mobility.as_ref());
+        let moving = mobility.filter(|mobility| mobility.next.is_some());
+        let announced = moving.and_then(|mobility| mobility.announced.as_ref());
+        if announced.is_some_and(|last| last.at + REQUEST_LIFETIME <= now) {
+            self.give_up_move(id);
+        }
+    }
+
+    /// Leaves an allocation where it is, as its client does not go on to where it announced.
+    fn give_up_move(&mut self, id: AllocationId) {
+        self.set_next(id, None);
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            if let Some(mobility) = &mut allocation.mobility {
+                mobility.announced = None;
+            }
+            let client = allocation.client.client;
+            self.move_network_back(id, client);
         }
     }
 
@@ -273,11 +300,7 @@ impl Server {
         let is_moving = allocation.next_client().is_some();
         match (is_moving, allocation.client == from) {
             (true, true) => self.complete_move(id),
-            (true, false) => {
-                let client = allocation.client.client;
-                self.set_next(id, None);
-                self.move_network_back(id, client);
-            }
+            (true, false) => self.give_up_move(id),
             (false, _) if allocation.mobility.is_some() => self.allocations.detach(id),
             (false, _) => self.close(now, id, CloseReason::ClientGone),
         }
@@ -299,3 +322,6 @@ impl Server {
 pub(super) fn is_move(message: &Message<'_>) -> bool {
     message.has(AttributeType::MOBILITY_TICKET)
 }
+
+/// For how long a request is sent again and may be on its way: 39.5 s. See RFC 8489 §6.2.1.
+const REQUEST_LIFETIME: Duration = Duration::from_secs(40);

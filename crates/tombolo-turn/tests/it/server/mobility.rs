@@ -432,6 +432,27 @@ fn an_allocation_whose_client_did_not_get_to_another_network_counts_for_its_own_
 }
 
 #[test]
+fn an_allocation_whose_client_goes_on_from_where_it_was_counts_for_its_own_network_again() {
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    let elsewhere = |port| FiveTuple {
+        client: ([8, 8, 4, 4], port).into(),
+        ..client(port)
+    };
+    moved(&mut lab, elsewhere(1), &ticket);
+    let ask = |lab: &mut Lab, from| lab.signed(from, &alice(), Method::REFRESH, |_| {}).code();
+    let allocate = |lab: &mut Lab, from| lab.allocate_with(from, &bob(), |_| {}).code();
+    lab.advance(39);
+    assert_eq!(ask(&mut lab, client(1)), None, "it may be of before");
+    assert_eq!(allocate(&mut lab, elsewhere(2)), Some(486));
+    lab.advance(1);
+    assert_eq!(ask(&mut lab, client(1)), None);
+    assert_eq!(allocate(&mut lab, client(2)), Some(486), "it is still there");
+    assert_eq!(allocate(&mut lab, elsewhere(2)), None);
+    assert_eq!(ask(&mut lab, elsewhere(1)), Some(437));
+}
+
+#[test]
 fn an_address_with_an_allocation_of_its_own_is_no_place_to_move_to() {
     let mut lab = Lab::new();
     let (_, ticket) = allocate(&mut lab, client(1), &alice());
