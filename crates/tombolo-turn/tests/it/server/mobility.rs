@@ -447,7 +447,11 @@ fn an_allocation_whose_client_goes_on_from_where_it_was_counts_for_its_own_netwo
     assert_eq!(allocate(&mut lab, elsewhere(2)), Some(486));
     lab.advance(1);
     assert_eq!(ask(&mut lab, client(1)), None);
-    assert_eq!(allocate(&mut lab, client(2)), Some(486), "it is still there");
+    assert_eq!(
+        allocate(&mut lab, client(2)),
+        Some(486),
+        "it is still there"
+    );
     assert_eq!(allocate(&mut lab, elsewhere(2)), None);
     assert_eq!(ask(&mut lab, elsewhere(1)), Some(437));
 }
