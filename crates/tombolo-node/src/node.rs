@@ -127,6 +127,7 @@ impl Node {
         services.announce(&url.to_string()).await;
         let mut tasks = JoinSet::new();
         tasks.spawn(operator.clone().serve());
+        tasks.spawn(operator.clone().keep_fleet());
         tasks.spawn(seal_claim.clone().keep());
         let webhook_counters = Arc::<WebhookCounters>::default();
         let webhook = webhook.zip(webhook_place).map(|(to, place)| {

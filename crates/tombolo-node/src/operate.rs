@@ -4,6 +4,7 @@
 //! so that it does not matter at which node an operator is. The bus is for nodes alone.
 
 mod drain;
+mod fleet;
 #[cfg(test)]
 mod kept;
 mod pages;
@@ -138,6 +139,8 @@ enum Ask {
     },
     /// Where TURN clients reach it.
     Turn,
+    /// The same, and what mobility tickets call it.
+    Relay,
 }
 
 impl Operator {
@@ -324,6 +327,7 @@ impl Operator {
             }
             Ask::Move { count } => serde_json::to_vec(&self.services.rebalance(count)),
             Ask::Turn => serde_json::to_vec(&*self.turn),
+            Ask::Relay => serde_json::to_vec(&self.place()?),
         };
         answer.ok()
     }

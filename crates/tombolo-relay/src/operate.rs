@@ -2,6 +2,7 @@
 //! configuration.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -230,6 +231,16 @@ impl Relay {
             if !core.is_draining() {
                 core.drain(now, drain.clone());
             }
+        });
+    }
+
+    /// Takes over where clients reach other relays that share this one's key, by their [ids](Relay::id).
+    /// Whoever comes with a mobility ticket of one of them is sent there (RFC 8489 §10), where its
+    /// allocation is.
+    pub fn set_fleet(&self, servers_by_relay: &BTreeMap<[u8; 4], Vec<SocketAddr>>) {
+        let servers_by_relay = servers_by_relay.clone();
+        self.ask(Patience::Long, move |core, _| {
+            core.set_fleet(servers_by_relay.clone());
         });
     }
 

@@ -41,6 +41,7 @@ pub struct Relay {
     stream_counters: Arc<StreamCounters>,
     pub(crate) layout: Layout,
     nonce_key: [u8; 32],
+    id: [u8; 4],
     hook_counters: Arc<HookCounters>,
     certificates: Option<Certificates>,
     sentinels: Sentinels,
@@ -93,7 +94,8 @@ impl Relay {
         let mut core_config = core_config(&config, &listeners.addrs, shard_count, nonce_key)?;
         // Tickets of another life of this node are those of another node.
         let [a, b, c, d, ..] = random()?;
-        core_config.node = [a, b, c, d];
+        let id = [a, b, c, d];
+        core_config.node = id;
         core_config.proven = proven_addresses(shard_count)?;
         let runtime = Streams::runtime()?;
         let (links, inboxes) = shard_links(shard_count, inlet.as_ref())?;
@@ -124,6 +126,7 @@ impl Relay {
             stream_counters,
             layout,
             nonce_key,
+            id,
             hook_counters,
             certificates,
             sentinels,
@@ -154,6 +157,13 @@ impl Relay {
     #[must_use]
     pub fn addrs(&self) -> &RelayAddrs {
         &self.addrs
+    }
+
+    /// What names the relay, in this life of it, among those that share its
+    /// [`nonce_key`](RelayConfig::nonce_key). See [`Relay::set_fleet`].
+    #[must_use]
+    pub fn id(&self) -> [u8; 4] {
+        self.id
     }
 
     /// How packets are moved: never [`IoMode::Auto`].

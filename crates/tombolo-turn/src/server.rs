@@ -11,7 +11,7 @@
 //! Left out on purpose: USERHASH for time-limited users (they cannot be listed).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::ChaCha12Rng;
@@ -106,6 +106,8 @@ pub struct Server {
     relay_ip_v6: Option<Ipv6Addr>,
     relays_tcp: bool,
     node: [u8; 4],
+    /// Where clients reach other nodes of the fleet.
+    servers_by_node: BTreeMap<[u8; 4], Vec<SocketAddr>>,
     shard: ShardIndex,
     shards: u8,
     has_mobility: bool,
@@ -158,6 +160,7 @@ impl Server {
             relay_ip_v6: config.relay_ip_v6,
             relays_tcp: config.relay_tcp,
             node: config.node,
+            servers_by_node: BTreeMap::new(),
             shard: config.shard,
             shards: config.shards,
             has_mobility: config.mobility,

@@ -5,6 +5,7 @@ mod http_hooks;
 mod https;
 mod introduction;
 mod life;
+mod mobility;
 mod operate;
 mod posts;
 mod turn;

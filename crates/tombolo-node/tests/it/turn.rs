@@ -238,7 +238,7 @@ async fn over_stream(config: Config, mut io: impl AsyncRead + AsyncWrite + Unpin
     }
 }
 
-fn text(server: &Value, name: &str) -> String {
+pub(crate) fn text(server: &Value, name: &str) -> String {
     server[name].as_str().expect("a text").to_owned()
 }
 

@@ -8,6 +8,7 @@ use super::Server;
 use super::address::{FiveTuple, RelayAddr, canonical};
 use super::allocate::{bad, requested_lifetime, seconds};
 use super::auth::{Identity, User};
+use super::operate::alternates_for;
 use super::output::{CloseReason, Event};
 use super::policy::Denial;
 use super::reply::{Ask, Rejection};
@@ -101,7 +102,7 @@ impl Server {
         let ticket = self.tickets.open(bytes, self.clock.unix(now));
         let ticket = ticket.ok_or(Refusal::TicketInvalid)?;
         if ticket.node != self.node {
-            return Err(Refusal::TicketElsewhere.into());
+            return Err(self.ticket_elsewhere(ask, identity, &ticket));
         }
         if ticket.shard != self.shard {
             // The other shard cannot see what the client has here.
@@ -140,6 +141,14 @@ impl Server {
         self.move_network(id, ask.from.client)?;
         let lifetime = self.granted_lifetime(now, identity, requested);
         self.begin_move(now, ask, identity, lifetime, id)
+    }
+
+    /// Refuses a ticket that another node has made, and tells where that is to whom it made it for.
+    fn ticket_elsewhere(&self, ask: Ask, identity: &Identity, ticket: &Ticket) -> Rejection {
+        let servers = self.servers_by_node.get(&ticket.node);
+        let servers = servers.filter(|_| ticket.user == trace_of(&identity.user));
+        let alternates = servers.map(|servers| alternates_for(ask.from, servers, 0));
+        Rejection::ticket_elsewhere(alternates.unwrap_or_default())
     }
 
     /// Checks that a client can come from this address to an allocation, which may be on another

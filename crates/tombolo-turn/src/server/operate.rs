@@ -1,5 +1,6 @@
 //! What operators do to a running server: drain it, and give it another configuration.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,13 @@ impl Server {
         self.stats.draining = 0;
     }
 
+    /// Takes over where clients reach the other nodes of the fleet, by what
+    /// [`Config::node`](super::Config::node) says there; what was known before is forgotten. Clients that
+    /// come with a mobility ticket of one of them are sent there. See RFC 8489 §10.
+    pub fn set_fleet(&mut self, servers_by_node: BTreeMap<[u8; 4], Vec<SocketAddr>>) {
+        self.servers_by_node = servers_by_node;
+    }
+
     /// Takes another configuration and keeps the allocations: realms and credentials, whom SHA-256
     /// is offered to, lifetimes, limits, whether TCP is relayed, and which peers are allowed.
     /// Permissions, channels and connections to peers that are not allowed any more end; users
@@ -112,17 +120,8 @@ impl Server {
         };
         let sent = draining.sent;
         draining.sent = sent.wrapping_add(1);
-        // One of the client's own family comes first, one of the other may follow.
-        let own = family_of(ask.from);
-        let other = match own {
-            AddressFamily::V4 => AddressFamily::V6,
-            AddressFamily::V6 => AddressFamily::V4,
-        };
-        for family in [own, other] {
-            let alternates: Vec<SocketAddr> = draining.alternates_of(family).collect();
-            if let Some(alternate) = alternates.get(sent % alternates.len().max(1)) {
-                writer.attribute(&AlternateServer(*alternate));
-            }
+        for alternate in alternates_for(ask.from, &draining.drain.alternates, sent) {
+            writer.attribute(&AlternateServer(alternate));
         }
         let domain = draining.drain.domain.as_deref();
         if let Some(domain) = domain.and_then(|domain| AlternateDomain::new(domain).ok()) {
@@ -161,16 +160,34 @@ impl Server {
 
 impl Draining {
     fn refusal_for(&self, client: FiveTuple) -> Refusal {
-        match self.alternates_of(family_of(client)).next() {
-            Some(_) => Refusal::Redirected,
-            None => Refusal::Draining,
+        match alternates_for(client, &self.drain.alternates, 0)[..] {
+            [_, ..] => Refusal::Redirected,
+            [] => Refusal::Draining,
         }
     }
+}
 
-    fn alternates_of(&self, family: AddressFamily) -> impl Iterator<Item = SocketAddr> + '_ {
-        let is_of_family = move |one: &SocketAddr| AddressFamily::of(one.ip()) == family;
-        self.drain.alternates.iter().copied().filter(is_of_family)
-    }
+/// Which of several servers a client is told, by turns: one of its own family, and one of the other may
+/// follow. None where there is none of its own.
+pub(super) fn alternates_for(
+    client: FiveTuple,
+    servers: &[SocketAddr],
+    turn: usize,
+) -> Vec<SocketAddr> {
+    let own = family_of(client);
+    let other = match own {
+        AddressFamily::V4 => AddressFamily::V6,
+        AddressFamily::V6 => AddressFamily::V4,
+    };
+    let [own, other] = [own, other].map(|family| {
+        let is_of_family = |one: &&SocketAddr| AddressFamily::of(one.ip()) == family;
+        let count = servers.iter().filter(is_of_family).count();
+        let mut of_family = servers.iter().filter(is_of_family).copied();
+        of_family.nth(turn % count.max(1))
+    });
+    own.into_iter()
+        .chain(other.filter(|_| own.is_some()))
+        .collect()
 }
 
 fn family_of(client: FiveTuple) -> AddressFamily {

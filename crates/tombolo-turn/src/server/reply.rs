@@ -1,8 +1,9 @@
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use tombolo_stun::{
-    AttributeType, Class, ErrorCode, Message, MessageWriter, Method, Nonce, Realm, Software,
-    TransactionId, TransactionTransmitCounter, UnknownAttributes,
+    AlternateServer, AttributeType, Class, ErrorCode, Message, MessageWriter, Method, Nonce, Realm,
+    Software, TransactionId, TransactionTransmitCounter, UnknownAttributes,
 };
 
 use super::address::FiveTuple;
@@ -83,6 +84,8 @@ pub(super) struct Rejection {
     refusal: Refusal,
     denial: Option<Denial>,
     unknown: Vec<AttributeType>,
+    /// Where the client is to go.
+    alternates: Vec<SocketAddr>,
 }
 
 impl From<Refusal> for Rejection {
@@ -93,6 +96,7 @@ impl From<Refusal> for Rejection {
             refusal,
             denial: None,
             unknown: unknown.into_iter().collect(),
+            alternates: Vec::new(),
         }
     }
 }
@@ -113,6 +117,18 @@ impl Rejection {
         Self {
             unknown,
             ..Self::from(Refusal::AttributeUnknown)
+        }
+    }
+
+    /// Refuses a ticket of another node, and says where the client reaches that, if it can.
+    pub(super) fn ticket_elsewhere(alternates: Vec<SocketAddr>) -> Self {
+        let refusal = match alternates[..] {
+            [] => Refusal::TicketElsewhere,
+            [_, ..] => Refusal::TicketRedirected,
+        };
+        Self {
+            alternates,
+            ..Self::from(refusal)
         }
     }
 
@@ -182,6 +198,9 @@ impl Server {
         writer.attribute(&ErrorCode::new(code, &reason).expect("codes and reasons are our own"));
         if !rejection.unknown.is_empty() {
             writer.attribute(&UnknownAttributes::new(&rejection.unknown));
+        }
+        for alternate in &rejection.alternates {
+            writer.attribute(&AlternateServer(*alternate));
         }
         if rejection.refusal == Refusal::Redirected {
             self.write_alternate(ask, &mut writer);

@@ -185,7 +185,9 @@ refusals! {
     StraysFull = 508, "no room for another client of another shard";
     /// Allocations may not move here.
     MobilityForbidden = 405, "mobility is off";
-    /// A mobility ticket of another node: the allocation cannot be moved from there.
+    /// A mobility ticket of another node, which the client is sent to.
+    TicketRedirected = 300, "allocation is on another server";
+    /// A mobility ticket of another node, which is not known: the allocation cannot be moved from there.
     TicketElsewhere = 405, "ticket of another node";
     /// A mobility ticket that is none, or that has expired.
     TicketInvalid = 400, "invalid ticket";

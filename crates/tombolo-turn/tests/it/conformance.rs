@@ -155,6 +155,7 @@ fn place_of(test: &str) -> (PathBuf, &str) {
         "" => ("tombolo-turn", "tests/it/server"),
         "interop" => ("tombolo", "tests/it/interop"),
         "client" => ("tombolo-client", "tests/it"),
+        "node" => ("tombolo-node", "tests/it"),
         "path" => ("tombolo-path", "tests/it"),
         "relay" => ("tombolo-relay", "tests/it"),
         "stun" => ("tombolo-stun", "tests/it"),

@@ -1,7 +1,8 @@
 //! Clients that take their allocation along to another address. See RFC 8016.
 
 use tombolo_stun::{
-    AttributeType, Lifetime, Method, MobilityTicket, RequestedTransport, XorRelayedAddress,
+    AlternateServer, AttributeType, Lifetime, Method, MobilityTicket, RequestedTransport,
+    XorRelayedAddress,
 };
 use tombolo_turn::server::{
     CloseReason, Command, Config, Event, FiveTuple, PeerAddr, PeerError, Realm, Refusal, RelayAddr,
@@ -331,6 +332,42 @@ fn a_ticket_of_another_node_is_known_and_cannot_be_redeemed_here() {
         refresh(&mut lab, client(2), &alice(), &ticket).code(),
         Some(400)
     );
+}
+
+#[test]
+fn whom_another_node_made_a_ticket_for_is_sent_there_and_nobody_else() {
+    let mut there = Lab::with(|config| config.node = [1; 4]);
+    let (_, ticket) = allocate(&mut there, client(1), &alice());
+    let mut lab = Lab::with(|config| config.node = [2; 4]);
+    let server = address("9.9.9.10:3478");
+    lab.server.set_fleet([([1; 4], vec![server])].into());
+    let reply = refresh(&mut lab, client(2), &alice(), &ticket);
+    assert_eq!(reply.code(), Some(300));
+    assert_eq!(reply.get(), Ok(AlternateServer(server)));
+    assert_eq!(reply.message().check_integrity(&alice().key()), Ok(()));
+    moved(&mut there, client(2), &ticket);
+
+    let stranger = lab.unsigned(client(3), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&ticket));
+    });
+    let bob = refresh(&mut lab, client(4), &bob(), &ticket);
+    let from_v6 = FiveTuple {
+        client: address("[2a00::1]:7"),
+        ..client(5)
+    };
+    let of_no_family = refresh(&mut lab, from_v6, &alice(), &ticket);
+    // It has ended, or its node has begun another life.
+    lab.server.set_fleet([([3; 4], vec![server])].into());
+    let unknown = refresh(&mut lab, client(6), &alice(), &ticket);
+    for (reply, code) in [
+        (stranger, 401),
+        (bob, 405),
+        (of_no_family, 405),
+        (unknown, 405),
+    ] {
+        assert_eq!(reply.code(), Some(code));
+        assert!(!reply.has(AttributeType::ALTERNATE_SERVER));
+    }
 }
 
 #[test]
