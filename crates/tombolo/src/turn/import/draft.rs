@@ -236,7 +236,7 @@ impl Draft {
             plain_tcp: self.no_tcp.then_some(false),
             relay_ip,
             public_ip: self.public_ips.clone(),
-            relay_ports: self.relay_ports(),
+            relay_ports: self.relay_ports(&mut notes),
             fleet_key: self.fleet_key.clone(),
             nonce_lifetime: self.nonce_lifetime,
             allocation_lifetime: self.allocation_lifetime,
@@ -385,7 +385,8 @@ impl Draft {
         self.has_metrics.then_some(SocketAddr::new(ip, port))
     }
 
-    fn relay_ports(&self) -> Option<Ports> {
+    /// coturn relays from ports of services, too.
+    fn relay_ports(&self, notes: &mut Vec<String>) -> Option<Ports> {
         if self.min_port.is_none() && self.max_port.is_none() {
             return None;
         }
@@ -393,10 +394,13 @@ impl Draft {
             self.min_port.unwrap_or(RELAY_PORT_MIN),
             self.max_port.unwrap_or(u16::MAX),
         );
-        Some(Ports {
-            min: a.min(b),
-            max: a.max(b),
-        })
+        let (min, max) = (a.min(b).max(SERVICE_PORTS_END), a.max(b));
+        if min > a.min(b) {
+            notes.push(format!(
+                "min-port: ports below {SERVICE_PORTS_END} belong to services and are not relayed from"
+            ));
+        }
+        (min <= max).then_some(Ports { min, max })
     }
 
     /// Where the two ports are the same, what is in `listen` serves both.
@@ -542,6 +546,8 @@ const REALM: &str = "tombolo";
 const TURN_PORT: u16 = 3478;
 const TURNS_PORT: u16 = 5349;
 const RELAY_PORT_MIN: u16 = 49152;
+/// A relay takes no ports below.
+const SERVICE_PORTS_END: u16 = 1024;
 /// As many allocations as there are by default.
 const ALLOCATIONS_MAX: usize = 16_384;
 /// As many permissions, and as many channels, as there are by default.

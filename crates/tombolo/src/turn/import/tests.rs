@@ -346,6 +346,21 @@ fn no_peer_is_reached_that_coturn_refuses() {
 }
 
 #[test]
+fn no_port_of_a_service_is_relayed_from() {
+    let says = |note: &String| note.contains("below 1024");
+    for (text, ports, is_told) in [
+        ("min-port=1000\nmax-port=2000", Some("1024-2000"), true),
+        ("min-port=1024\nmax-port=2000", Some("1024-2000"), false),
+        ("min-port=800\nmax-port=900", None, true),
+    ] {
+        let import = of(text);
+        let taken = import.file.relay_ports.map(|ports| ports.to_string());
+        assert_eq!(taken.as_deref(), ports, "{text}");
+        assert_eq!(import.notes.iter().any(says), is_told, "{text}");
+    }
+}
+
+#[test]
 fn one_port_for_tls_and_all_else_is_bound_once() {
     let tls = "cert=c\npkey=k\nlistening-ip=127.0.0.1\ntls-listening-port=443\n";
     let same = of(&format!("{tls}listening-port=443\n")).file;
