@@ -848,7 +848,7 @@ pub struct SubmitTicket {
     /// stands, or of the match that it has found meanwhile. ERROR_CODE_NO_SUCH_THING when its user is in no such ticket.
     #[prost(bytes = "bytes", tag = "1")]
     pub id: ::prost::bytes::Bytes,
-    /// The party. The device's own user is one of them.
+    /// The party. The device's own user is one of them; the first may change the party.
     #[prost(message, repeated, tag = "2")]
     pub players: ::prost::alloc::vec::Vec<MatchPlayer>,
     /// A room that all of them are members of, the device's user as its owner, and whose name begins with `party-`; a
@@ -867,7 +867,7 @@ pub struct SubmitTicket {
     #[prost(sint32, tag = "7")]
     pub priority: i32,
 }
-/// A party has other users, or they are other than before; it keeps its place.
+/// A party has other users, or they are other than before; it keeps its place. Of the first of its users only.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChangeTicket {
     #[prost(bytes = "bytes", tag = "1")]

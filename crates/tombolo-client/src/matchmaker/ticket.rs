@@ -273,12 +273,12 @@ impl Ticket {
         answered.await.map(drop)
     }
 
-    /// Says who is in the party now; the ticket keeps its place. This device's user must be among them, and
-    /// all in the room.
+    /// Says who is in the party now; the ticket keeps its place. This device's user must have submitted it and be among
+    /// them, and all in the room.
     ///
     /// # Errors
-    /// As [`TicketBuilder::submit`](super::TicketBuilder::submit); with code `Conflict` when its users are asked
-    /// whether they are ready.
+    /// As [`TicketBuilder::submit`](super::TicketBuilder::submit); with code `NotPermitted` when another user has submitted
+    /// it, `Conflict` when its users are asked whether they are ready.
     pub async fn change_party(
         &self,
         room: &Room,

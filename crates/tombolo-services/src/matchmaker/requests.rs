@@ -527,6 +527,12 @@ impl Desk {
         self.check_own(ticket, &session.user)?;
         let known = self.lock().pool.ticket(ticket).cloned();
         let known = known.ok_or_else(|| reject(&Illegal::Unknown))?;
+        // Others would have all of its place by leaving that one out.
+        if known.players.first().map(|first| &first.user) != Some(&session.user) {
+            let message =
+                "a party is changed by the first of its users; others may cancel its ticket";
+            return Err(Reject::new(ErrorCode::NotPermitted, message));
+        }
         let changed = Ticket { players, ..known };
         check(&changed)?;
         Ok(changed)

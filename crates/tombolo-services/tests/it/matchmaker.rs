@@ -26,6 +26,7 @@ use crate::wire::Wire;
 
 mod anew;
 mod odds;
+mod parties;
 mod running;
 mod seats;
 mod unsure;
