@@ -78,9 +78,16 @@ pub(super) async fn watch(node: Arc<Node>, desk: Arc<Desk>) {
 }
 
 async fn look_at(node: Arc<Node>, desk: Arc<Desk>, session: SessionId, user: UserId) {
+    let mut refused = None;
     while let Some(body) = correction(&node, &desk, session, &user) {
-        if desk.insist(&node, body).await.is_none() {
+        // As of a node whose life is over by the log, and which does not know that yet.
+        if refused.as_ref() == Some(&body) {
             return;
+        }
+        match desk.insist(&node, body.clone()).await {
+            None => return,
+            Some(Ok(())) => {}
+            Some(Err(_)) => refused = Some(body),
         }
     }
 }
