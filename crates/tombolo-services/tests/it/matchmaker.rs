@@ -25,6 +25,7 @@ use crate::lab::{Device, Lab, UNIX_NOW};
 use crate::wire::Wire;
 
 mod anew;
+mod large;
 mod lost;
 mod odds;
 mod parties;

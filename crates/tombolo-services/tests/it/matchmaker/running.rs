@@ -194,6 +194,76 @@ async fn whoever_joins_is_told_the_region_and_the_host_of_the_match() {
     assert_eq!(found(&mut eve).await.host, "carol");
 }
 
+#[tokio::test(start_paused = true)]
+async fn each_node_tells_the_region_and_the_host_of_a_match() {
+    let local = Local::new(LocalConfig::default());
+    let nodes = [0, 1].map(|number| {
+        let engine: Arc<dyn Engine> = Arc::new(local.clone());
+        Lab::on(engine, |config| {
+            serve_pools(config);
+            config.pools.push(MatchPool::parse(PLACED).unwrap());
+            config.node = NodeId::parse(&format!("node-{number}")).unwrap();
+        })
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut devices = Vec::new();
+    for (number, node, user, eu, us, reach) in [
+        (1, 0, "alice", 90.0, 30.0, v1::MatchReach::Symmetric),
+        (2, 1, "bob", 95.0, 20.0, v1::MatchReach::Restricted),
+        (3, 0, "carol", 20.0, 80.0, v1::MatchReach::Open),
+    ] {
+        let mut device = seeker(&nodes[node], user).await;
+        let submit = match_request::Kind::Submit(v1::SubmitTicket {
+            id: id(number),
+            players: vec![placed(user, eu, us, reach)],
+            ..v1::SubmitTicket::default()
+        });
+        ask(&mut device, "placed", submit).await.unwrap();
+        devices.push(device);
+        if let [alice, bob] = &mut devices[..] {
+            let told = [found(alice).await, found(bob).await];
+            for (told, device) in told.iter().zip([alice, bob]) {
+                assert_eq!((&*told.region, &*told.host), ("us", "bob"));
+                device.join(&told.room, JoinMode::Join).await.unwrap();
+            }
+            let playing = ["alice", "bob"].map(|user| players(&[(user, 0.0)]));
+            let asking = asking(&told[0], playing.into());
+            ask(&mut devices[0], "placed", asking).await.unwrap();
+        }
+    }
+    let told = found(&mut devices[2]).await;
+    assert_eq!((&*told.region, &*told.host), ("us", "bob"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_that_is_not_renewed_asks_for_nobody_any_more() {
+    let lab = lab_with(serve_circle);
+    let (mut bob, _alice, running) = playing(&lab).await;
+    ask_for_one(&mut bob, &running).await.unwrap();
+    let renew = match_request::Kind::Renew(v1::RenewBackfill {
+        id: running.id.clone(),
+        lease_ms: 60_000,
+    });
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    ask(&mut bob, "circle", renew.clone()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let mut carol = seeker(&lab, "carol").await;
+    seek(&mut carol, 3, 500.0, &[]).await;
+    assert_eq!(found(&mut carol).await.room, running.room);
+    assert_eq!(grown(&mut bob).await, 2);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let over = event(&mut bob, |kind| match kind {
+        match_event::Kind::Backfill(status) => Some(status.ended),
+        _ => None,
+    });
+    assert_eq!(over.await, "expired");
+    let mut dave = seeker(&lab, "dave").await;
+    seek(&mut dave, 4, 500.0, &[]).await;
+    dave.is_quiet_of_matches().await;
+    let late = ask(&mut bob, "circle", renew).await;
+    assert_eq!(late, Err(ErrorCode::NoSuchThing));
+}
+
 const PLACED: &str = r#"
 name = "placed"
 players = { min = 2, max = 5 }
