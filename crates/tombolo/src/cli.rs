@@ -323,7 +323,7 @@ pub(crate) struct MatchArgs {
     /// Stay in the match's room until there are links with this many others, or for 10 s
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) linked: u16,
-    /// With how many others of the match the device is linked at most; with nobody when they are more
+    /// With how many others of the match the device is linked at most; with its host alone when they are more
     #[arg(long, value_name = "N", default_value = "8")]
     pub(crate) links_max: usize,
     /// Print events as JSON, one a line

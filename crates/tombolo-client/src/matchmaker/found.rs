@@ -24,7 +24,7 @@ pub struct Match {
     pub teams: Vec<MatchTeam>,
     /// Where it is best played, or is played if it runs; `None` when the pool does not say.
     pub region: Option<Name>,
-    /// Who reaches everybody best, or who hosts it if it runs; `None` when nobody does.
+    /// Who reaches most others, though that may be nobody, or who hosts it if it runs; `None` when nobody does.
     pub host: Option<UserId>,
     /// How good it is by the pool's rules, from 0 to 1000.
     pub quality: u32,
@@ -56,12 +56,13 @@ impl Match {
         let teams = found.teams.into_iter().map(parse_team);
         let teams: Vec<MatchTeam> = teams.collect::<Result<_, _>>()?;
         let users = teams.iter().map(|team| team.members.len()).sum();
+        let host = UserId::parse(&found.host).ok();
         Ok(Self {
-            linked: Linked::new(&room, users, links_max),
+            linked: Linked::new(&room, users, links_max, host.clone()),
             room,
             teams,
             region: Name::parse(&found.region).ok(),
-            host: UserId::parse(&found.host).ok(),
+            host,
             quality: found.quality,
             is_running: found.running,
             pool: pool.to_owned(),
@@ -77,9 +78,10 @@ impl Match {
     }
 
     /// The next link with another user of the match: as each of them comes into the room the device links with it,
-    /// without being told to, unless there are more than [`Ticket::links_max`](super::Ticket::links_max) says. Whoever comes
+    /// without being told to. Where there are more than [`Ticket::links_max`](super::Ticket::links_max) says it links with the
+    /// match's host alone, as that was told, and the host with everybody, up to 128 others. Whoever comes
     /// back with another device is linked anew; a link that has ended is the application's to begin again. `None` once the
-    /// room is over, or at once when too many come into the match together; while one that runs has too many it waits.
+    /// room is over, or at once when too many for that come into the match together; while one that runs has too many it waits.
     ///
     /// A user that was quicker is told as [`RoomEvent::Peer`](crate::RoomEvent::Peer), too, with the same link: dropping the
     /// one from here does not end it before the room's event was taken as well, [`Peer::close`] does. Links that nobody has

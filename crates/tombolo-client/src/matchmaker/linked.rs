@@ -23,17 +23,22 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    /// Links the device with the others of a match of so many users, as they come into its room.
-    pub(super) fn new(room: &Room, users: usize, links_max: usize) -> Self {
+    /// Links the device with the others of a match of so many users, as they come into its room: with its host only where
+    /// they are more than so many.
+    pub(super) fn new(room: &Room, users: usize, links_max: usize, host: Option<UserId>) -> Self {
         let links_max = links_max.min(MEMBERS_MAX as usize);
-        let (taken, peers) = mpsc::channel(links_max.max(1));
+        let others = users.saturating_sub(1);
+        let is_hosted = host.is_some() && others <= HOSTED_MAX;
+        let (taken, peers) = mpsc::channel(links_max.max(HOSTED_MAX));
         let mut task = JoinSet::new();
-        if links_max > 0 && users <= links_max + 1 {
+        if links_max > 0 && (others <= links_max || is_hosted) {
             let linker = Linker {
                 device: room.device().clone(),
                 room: room.id().clone(),
                 state: Arc::clone(&room.state),
+                others,
                 links_max,
+                host,
                 taken,
                 handed: Arc::default(),
                 links: JoinSet::new(),
@@ -58,7 +63,10 @@ struct Linker {
     device: Device,
     room: RoomId,
     state: Arc<RoomState>,
+    /// How many others come into the match together.
+    others: usize,
     links_max: usize,
+    host: Option<UserId>,
     taken: mpsc::Sender<Peer>,
     handed: Arc<Handed>,
     links: JoinSet<()>,
@@ -88,17 +96,27 @@ impl Linker {
             }
             stays
         });
-        // A running match may have more users than those who are new in it.
-        let own = self.device.session().user;
-        let Some(others) = self.state.others(&own, self.links_max) else {
-            return;
-        };
-        for (user, keys) in others {
+        for (user, keys) in self.wanted() {
             if !self.link_by_user.contains_key(&user) {
                 let link = self.links.spawn(self.link(user.clone()));
                 self.link_by_user.insert(user, (keys, link));
             }
         }
+    }
+
+    /// With whom the device is linked by itself, of those who are there.
+    fn wanted(&self) -> BTreeMap<UserId, PublicKeys> {
+        let own = self.device.session().user;
+        // A running match may have more users than those who are new in it.
+        let others = self.state.others(&own, self.links_max);
+        if let Some(others) = others.filter(|_| self.others <= self.links_max) {
+            return others;
+        }
+        let mut hosted = self.state.others(&own, HOSTED_MAX).unwrap_or_default();
+        if self.host.as_ref() != Some(&own) {
+            hosted.retain(|user, _| self.host.as_ref() == Some(user));
+        }
+        hosted
     }
 
     /// Links with a member, and hands the link over once it is up.
@@ -157,6 +175,10 @@ async fn connect(
     peer.ready().await?;
     Ok(peer)
 }
+
+/// With how many others the host of a match is linked, where they are too many for links of all with all: each link is
+/// a channel of its relay, of which a device has some hundreds, and an introduction, of which it has as many at once.
+const HOSTED_MAX: usize = 128;
 
 /// Between two attempts to link with a user.
 const RETRY_DELAY: Duration = Duration::from_secs(2);

@@ -149,7 +149,7 @@ impl Ticket {
     }
 
     /// With how many others of its match the device is linked by itself, see [`Match::next_peer`]: with all of them, or with
-    /// none when they are more. 8 unless said otherwise; 0 links with nobody.
+    /// the match's host when they are more. 8 unless said otherwise; 0 links with nobody.
     #[must_use]
     pub fn links_max(mut self, count: usize) -> Self {
         self.links_max = count;

@@ -21,6 +21,11 @@ name = "trio"
 players = { min = 3, max = 3 }
 "#;
 
+const QUARTET: &str = r#"
+name = "quartet"
+players = { min = 4, max = 4 }
+"#;
+
 const DIRECT: &str = r#"
 name = "direct"
 teams = [{ name = "many", min = 3, max = 3 }, { name = "one", min = 1, max = 1 }]
@@ -110,34 +115,45 @@ async fn the_link_with_a_user_that_leaves_and_is_back_is_handed_over_once() {
 }
 
 #[tokio::test]
-async fn a_match_of_more_users_than_the_application_wants_links_with_links_nobody() {
+async fn in_a_match_of_more_users_than_are_linked_with_all_each_links_with_the_host() {
     let node = node().await;
-    let found = async |name, links_max| {
+    let found = async |name, reach, links_max| {
         let device = device(&node, name).await;
-        let ticket = device.matchmaker().ticket("trio").submit().await.unwrap();
-        let found = ticket.links_max(links_max).found().await.unwrap();
+        let ticket = device.matchmaker().ticket("quartet").reach(reach);
+        let ticket = ticket.submit().await.unwrap().links_max(links_max);
+        let found = ticket.found().await.unwrap();
         (device, found)
     };
     let all = tokio::join!(
-        soon(found("alice", 0)),
-        soon(found("bob", 1)),
-        soon(found("carol", 2))
+        soon(found("alice", Reach::Symmetric, 0)),
+        soon(found("bob", Reach::Symmetric, 2)),
+        soon(found("carol", Reach::Open, 1)),
+        soon(found("dave", Reach::Symmetric, 3)),
     );
-    let ((_, for_alice), (_, for_bob), (_, for_carol)) = all;
-    let mut others = Vec::new();
-    while others.len() < 2 {
-        let peer = soon(for_carol.next_peer()).await.unwrap();
-        others.push(peer.user().to_string());
+    let ((_a, for_alice), (bob, for_bob), (carol, for_carol), (_d, for_dave)) = all;
+    assert_eq!(for_bob.host, Some(user("carol")));
+    for (found, others) in [
+        (&for_carol, &["alice", "bob", "dave"][..]),
+        (&for_dave, &["alice", "bob", "carol"]),
+        (&for_bob, &["carol"]),
+    ] {
+        let mut linked = Vec::new();
+        while linked.len() < others.len() {
+            linked.push(soon(found.next_peer()).await.unwrap().user().to_string());
+        }
+        linked.sort_unstable();
+        assert_eq!(linked, others);
     }
-    others.sort_unstable();
-    assert_eq!(others, ["alice", "bob"]);
-    for found in [for_alice, for_bob] {
-        assert!(soon(found.next_peer()).await.is_none());
+    assert!(soon(for_alice.next_peer()).await.is_none(), "it wants none");
+    // No more come.
+    for (device, found) in [(&bob, &for_bob), (&carol, &for_carol)] {
+        soon(device.clone().close()).await;
+        assert_eq!(soon(found.next_peer()).await, None);
     }
 }
 
 #[tokio::test]
-async fn who_joins_a_running_match_of_too_many_users_links_with_nobody() {
+async fn who_joins_a_running_match_of_too_many_users_links_with_its_host() {
     let node = node().await;
     let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
     let found = async |device: &Device| {
@@ -154,9 +170,13 @@ async fn who_joins_a_running_match_of_too_many_users_links_with_nobody() {
     let ticket = carol.matchmaker().ticket("teams").submit().await.unwrap();
     let joins = soon(ticket.links_max(1).found()).await.unwrap();
     assert!(joins.is_running);
-    // One that comes up would be handed over.
-    let to_alice = joins.room.peer(&user("alice")).open().unwrap();
-    soon(to_alice.ready()).await.unwrap();
+    let host = joins.host.clone().unwrap();
+    assert_eq!(soon(joins.next_peer()).await.unwrap().user(), &host);
+    // Another one that comes up would be handed over.
+    for name in ["alice", "bob"] {
+        let peer = joins.room.peer(&user(name)).open().unwrap();
+        soon(peer.ready()).await.unwrap();
+    }
     soon(carol.close()).await;
     assert_eq!(soon(joins.next_peer()).await, None);
 }
@@ -354,7 +374,8 @@ async fn node() -> Node {
     node_with(|node| {
         let pool = |text| MatchPool::parse(text).unwrap();
         let node = node.pool(pool(DUEL)).pool(pool(TEAMS));
-        node.pool(pool(DIRECT)).pool(pool(TRIO))
+        let node = node.pool(pool(DIRECT)).pool(pool(TRIO));
+        node.pool(pool(QUARTET))
     })
     .await
 }
