@@ -21,6 +21,7 @@ mod nearest;
 mod notices;
 mod once;
 mod presence;
+mod refills;
 mod refusals;
 mod returning;
 mod rooms;
