@@ -17,7 +17,7 @@ use tombolo_client::{
     Ticket, TicketEvent, UserId, WhyNot,
 };
 
-use self::party::Party;
+use self::party::{Party, Refusal};
 use crate::cli::MatchArgs;
 use crate::output::{self, Style};
 use crate::peer::{self, interrupted};
@@ -56,6 +56,12 @@ enum Event {
     Members {
         room: String,
         members: Vec<String>,
+    },
+    /// Who is in the party's room cannot be in its ticket.
+    Refused {
+        members: Vec<String>,
+        code: String,
+        reason: String,
     },
     Ended {
         reason: String,
@@ -308,8 +314,8 @@ async fn follow(
                 continue;
             }
             () = changed(party.as_ref()) => {
-                if let Some(party) = &mut party && party.say(&ticket).await.is_ok() {
-                    tell_members(party.room, style)?;
+                if let Some(party) = &mut party {
+                    say_party(party, &ticket, style).await?;
                 }
                 continue;
             }
@@ -356,6 +362,15 @@ async fn follow(
             }
             _ => {}
         }
+    }
+}
+
+/// Says who is in the party's room, and tells what comes of that.
+async fn say_party(party: &mut Party<'_>, ticket: &Ticket, style: Style) -> anyhow::Result<()> {
+    match party.say(ticket).await {
+        Ok(()) => tell_members(party.room, style),
+        Err(Some(refusal)) => tell(style, &told_refusal(refusal)),
+        Err(None) => Ok(()),
     }
 }
 
@@ -471,6 +486,14 @@ fn told_found(found: &Match, waited: Duration) -> Event {
     })
 }
 
+fn told_refusal(refusal: Refusal) -> Event {
+    Event::Refused {
+        members: refusal.members.iter().map(UserId::to_string).collect(),
+        code: refusal.code,
+        reason: refusal.reason,
+    }
+}
+
 fn told_why(why: WhyNot) -> Event {
     let obstacles = why.obstacles.into_iter();
     Event::Why(Why {
@@ -539,6 +562,12 @@ fn sentence(event: &Event) -> String {
         },
         Event::Link(link) => peer::peer_line(link),
         Event::Members { room, members } => format!("in {room}: {}", members.join(", ")),
+        Event::Refused {
+            members, reason, ..
+        } => {
+            let members = members.join(", ");
+            format!("the ticket stays as it was, not with {members}: {reason}")
+        }
         Event::Ended { reason } => format!("no match: {reason}"),
     }
 }

@@ -38,15 +38,11 @@ async fn who_has_left_a_running_match_leaves_its_role_in_its_team_to_another() {
     assert_eq!(both[0].host, both[1].host);
     soon(joined(&both[0].room, "bob")).await;
     let owner = soon(owner_of(&both[0])).await;
-    let [stays, leaves] = match owner == user("alice") {
-        true => both,
-        false => {
-            let [of_alice, of_bob] = both;
-            [of_bob, of_alice]
-        }
+    let [of_alice, of_bob] = both;
+    let (stays, leaves, gone) = match owner == user("alice") {
+        true => (of_alice, of_bob, user("bob")),
+        false => (of_bob, of_alice, user("alice")),
     };
-    let gone = stays.room.members().into_iter().find(|user| *user != owner);
-    let gone = gone.unwrap();
     let opening = stays.backfill(teams(&stays, &[]), LEASE);
     let backfill = soon(opening).await.unwrap();
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use tombolo_client::{Error, Name, Player, Room, Ticket, UserId};
+use tombolo_client::{Error, ErrorCode, Name, Player, Room, Ticket, UserId};
 
 use crate::cli::MatchArgs;
+use crate::output::code_word;
 
 /// The party of this device's user, who owns its room.
 pub(super) struct Party<'r> {
@@ -16,6 +17,19 @@ pub(super) struct Party<'r> {
     said: BTreeSet<UserId>,
     /// When others may be said, after it was refused.
     next: Instant,
+    /// Who was refused and would be again.
+    hopeless: Option<BTreeSet<UserId>>,
+    /// As which it was told that others were refused.
+    told: BTreeSet<String>,
+}
+
+/// Why others than are in the ticket were refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: String,
+    pub(super) reason: String,
+    /// Whom they were.
+    pub(super) members: Vec<UserId>,
 }
 
 impl<'r> Party<'r> {
@@ -35,6 +49,8 @@ impl<'r> Party<'r> {
             own,
             said,
             next,
+            hopeless: None,
+            told: BTreeSet::new(),
         })
     }
 
@@ -46,7 +62,7 @@ impl<'r> Party<'r> {
 
     /// Waits until others are in the room than in the ticket.
     pub(super) async fn changed(&self) {
-        while self.members() == self.said {
+        while self.is_said(&self.members()) {
             if self.room.next_event().await.is_none() {
                 // The ticket waits on with whom it has.
                 return std::future::pending().await;
@@ -55,24 +71,46 @@ impl<'r> Party<'r> {
         sleep_until(self.next).await;
     }
 
-    /// Says who is in the party now. While its users are asked whether they are ready, and as long as the pool's rules have
-    /// no place for so many, it is refused, and said again a little later.
-    pub(super) async fn say(&mut self, ticket: &Ticket) -> Result<(), Error> {
+    /// Whether there is nothing to say of those who are in the room.
+    fn is_said(&self, members: &BTreeSet<UserId>) -> bool {
+        *members == self.said || self.hopeless.as_ref() == Some(members)
+    }
+
+    /// Says who is in the party now. What is refused while its users are asked whether they are ready, or when the node cannot
+    /// take it, is said again a little later; else only once others are in the room. The first refusal of a kind is returned.
+    pub(super) async fn say(&mut self, ticket: &Ticket) -> Result<(), Option<Refusal>> {
         let now = self.members();
-        let before = std::mem::replace(&mut self.said, now);
+        let before = std::mem::replace(&mut self.said, now.clone());
         let players = self.others().chain([self.own.clone()]);
         let said = ticket.change_party(self.room, players.collect::<Vec<_>>());
-        if let Err(error) = said.await {
-            self.said = before;
-            self.next = Instant::now() + RETRY_DELAY;
-            return Err(error);
+        let Err(error) = said.await else {
+            self.hopeless = None;
+            return Ok(());
+        };
+        self.said = before;
+        self.next = Instant::now() + RETRY_DELAY;
+        if !may_pass(&error) {
+            self.hopeless = Some(now.clone());
         }
-        Ok(())
+        let code = error
+            .code()
+            .map_or_else(|| "unreachable".to_owned(), code_word);
+        let is_first = self.told.insert(code.clone());
+        Err(is_first.then(|| Refusal {
+            code,
+            reason: error.to_string(),
+            members: now.into_iter().collect(),
+        }))
     }
 
     fn members(&self) -> BTreeSet<UserId> {
         self.room.members().into_iter().collect()
     }
+}
+
+/// Whether the same may be taken later.
+fn may_pass(error: &Error) -> bool {
+    error.is_temporary() || error.is_unsure() || error.code() == Some(ErrorCode::Conflict)
 }
 
 const RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -92,6 +92,33 @@ async fn whoever_comes_into_a_partys_room_while_it_looks_is_in_its_ticket() {
 }
 
 #[tokio::test]
+async fn a_party_that_is_too_large_for_the_pool_says_so_once_and_looks_on_as_it_was() {
+    let folder = Folder::new("too-large");
+    let pool = "name = \"pairs\"\nteams = [{ name = \"side\", quantity = 2, min = 2, max = 2 }]\n";
+    let server = server(&folder, pool).await;
+    let url = server.ready["url"].as_str().unwrap().to_owned();
+    let seeker = |user: &str| {
+        let args = ["match", "--server", &url, "--user", user, "--pool", "pairs"];
+        start(&[&args[..], &["--party", "party-1", "--json"]].concat())
+    };
+    let mut seekers = vec![seeker("alice")];
+    seekers[0].event("session").await;
+    seekers.push(seeker("bob"));
+    seekers[0].event("waits").await;
+    for user in ["carol", "dave"] {
+        seekers.push(seeker(user));
+    }
+    let refused = seekers[0].event("refused").await;
+    assert_eq!(refused["code"], "bad_ticket", "{refused}");
+    assert!(!refused["reason"].as_str().unwrap().is_empty());
+    seekers[0].signal("INT");
+    let ended = seekers[0].ended().await;
+    let told = ended.events.iter();
+    let again = told.filter(|event| event["event"] == "refused");
+    assert_eq!(again.count(), 1, "{:?}", ended.events);
+}
+
+#[tokio::test]
 async fn operators_see_who_waits_in_a_pool_of_the_nodes_file_and_why() {
     let folder = Folder::new("pools");
     let admin = folder.path("node.sock");
