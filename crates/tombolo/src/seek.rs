@@ -1,5 +1,6 @@
 //! `tombolo match`: a device on the command line that looks for a match.
 
+mod more;
 mod party;
 
 use std::collections::BTreeSet;
@@ -13,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tombolo_client::{
-    BackfillStatus, Device, Error, ErrorCode, Match, Peer, Player, Room, RoomEvent, RoomOptions,
-    Ticket, TicketEvent, UserId, WhyNot,
+    Device, Error, ErrorCode, Match, Peer, Room, RoomEvent, RoomOptions, Ticket, TicketEvent,
+    UserId, WhyNot,
 };
 
 use self::party::{Party, Refusal};
@@ -162,9 +163,10 @@ async fn look(device: &Device, args: &MatchArgs, style: Style) -> anyhow::Result
     };
     let links = watch::Sender::new(0);
     let staying = async {
+        more::say_team(device, &found).await;
         gather(&found, args, links.subscribe(), style).await?;
         match args.backfill {
-            Some(lasts) => ask_for_more(device, &found, lasts, style).await,
+            Some(lasts) => more::ask_for_more(device, &found, lasts, style).await,
             None => Ok(()),
         }
     };
@@ -223,75 +225,6 @@ async fn submit<'r>(
     }
     let ticket = ticket.priority(args.priority).submit().await?;
     Ok((ticket, party))
-}
-
-/// Stays in the match; whoever owns its room has others join it, with its teams as they were found.
-async fn ask_for_more(
-    device: &Device,
-    found: &Match,
-    lasts: Duration,
-    style: Style,
-) -> anyhow::Result<()> {
-    let end = Instant::now() + lasts;
-    let asked = timeout(lasts, ask(device, found, style)).await;
-    asked.unwrap_or(Ok(()))?;
-    tell_members(&found.room, style)?;
-    tokio::time::sleep_until(end).await;
-    Ok(())
-}
-
-async fn ask(device: &Device, found: &Match, style: Style) -> anyhow::Result<()> {
-    // Who owns it is told behind who is in it.
-    let owner = loop {
-        match found.room.read(|view| view.owner.clone()) {
-            Some(owner) => break owner,
-            None if found.room.next_event().await.is_none() => return Ok(()),
-            None => {}
-        }
-    };
-    if owner != device.session().user {
-        return Ok(());
-    }
-    let teams = found.teams.iter().map(|team| {
-        let parties = team.members.iter().map(|(user, role)| {
-            let roles = role.iter().cloned().collect();
-            vec![Player {
-                roles,
-                ..Player::new(user.clone())
-            }]
-        });
-        (team.name.clone(), parties.collect())
-    });
-    let backfill = match found.backfill(teams.collect(), LEASE).await {
-        Ok(backfill) => backfill,
-        // The match goes on without.
-        Err(error) => {
-            let ended = Some(error.to_string());
-            return tell(
-                style,
-                &Event::Backfill {
-                    generation: 0,
-                    ended,
-                },
-            );
-        }
-    };
-    let mut status = Some(backfill.status());
-    while let Some(told) = status {
-        tell(style, &told_backfill(&told))?;
-        status = match told.ended {
-            Some(_) => None,
-            None => backfill.changed().await,
-        };
-    }
-    Ok(())
-}
-
-fn told_backfill(status: &BackfillStatus) -> Event {
-    Event::Backfill {
-        generation: status.generation,
-        ended: status.ended.clone(),
-    }
 }
 
 async fn follow(
@@ -639,9 +572,6 @@ fn told_member(member: &Member) -> String {
 
 /// Why a ticket ended that its user looks with no longer, as the node would say it.
 const GIVEN_UP: &str = "cancelled";
-
-/// How long a match asks for more users when nothing is heard of this program.
-const LEASE: Duration = Duration::from_secs(30);
 
 /// How long others are waited for in the match's room.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);

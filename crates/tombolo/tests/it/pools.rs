@@ -92,6 +92,38 @@ async fn whoever_comes_into_a_partys_room_while_it_looks_is_in_its_ticket() {
 }
 
 #[tokio::test]
+async fn whoever_leaves_a_running_match_leaves_its_place_to_another() {
+    let folder = Folder::new("leaving");
+    let pool = "name = \"sides\"\nfill = \"1ms\"\n\
+        teams = [{ name = \"side\", quantity = 2, min = 1, max = 2 }]\n";
+    let server = server(&folder, pool).await;
+    let url = server.ready["url"].as_str().unwrap().to_owned();
+    let seeker = |user: &str| {
+        let args = ["match", "--server", &url, "--user", user, "--pool", "sides"];
+        start(&[&args[..], &["--backfill", "300", "--json"]].concat())
+    };
+    let mut first = [seeker("alice"), seeker("bob")];
+    for seeker in &mut first {
+        assert_eq!(seeker.event("found").await["running"], false);
+    }
+    // Twice: once there is place for another still, and once there is none.
+    let mut more = Vec::new();
+    for users in [&["carol"][..], &["dave", "erin"], &["frank"]] {
+        let mut joined = Vec::new();
+        for user in users {
+            let mut seeker = seeker(user);
+            assert_eq!(seeker.event("found").await["running"], true, "{user}");
+            seeker.event("members").await;
+            joined.push(seeker);
+        }
+        let mut leaves = joined.pop().unwrap();
+        more.extend(joined);
+        leaves.signal("INT");
+        assert_eq!(leaves.ended().await.status, Some(0));
+    }
+}
+
+#[tokio::test]
 async fn a_party_that_is_too_large_for_the_pool_says_so_once_and_looks_on_as_it_was() {
     let folder = Folder::new("too-large");
     let pool = "name = \"pairs\"\nteams = [{ name = \"side\", quantity = 2, min = 2, max = 2 }]\n";
