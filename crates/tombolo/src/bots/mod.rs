@@ -3,6 +3,7 @@
 mod bot;
 mod character;
 mod draw;
+mod matching;
 mod pulse;
 mod scenario;
 mod tally;
