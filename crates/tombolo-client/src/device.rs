@@ -272,6 +272,12 @@ impl Device {
         self.0.shop.net.block_direct(is_blocked);
     }
 
+    /// Breaks the connection with the node, as when a network goes, and goes on with the session over another one: shows how
+    /// an application fares when that happens. [`Self::watch_session`] tells when it is there.
+    pub fn break_connection(&self) {
+        self.0.session.break_connection();
+    }
+
     /// Closes all links and leaves the cluster; returns when the goodbyes have arrived, or after a
     /// few seconds.
     pub async fn close(self) {

@@ -30,6 +30,8 @@ pub(crate) enum Command {
         room: RoomId,
         done: oneshot::Sender<Vec<u64>>,
     },
+    /// Breaks the connection, and goes on over another one.
+    Break,
     /// Leaves the cluster; answered once the goodbye is on its way.
     Close(oneshot::Sender<()>),
 }
@@ -97,6 +99,11 @@ impl Handle {
     /// Sends what may be lost; drops it rather than wait.
     pub(crate) fn send_unreliable(&self, body: client_frame::Body) {
         self.command_now(Command::SendUnreliable(body));
+    }
+
+    /// Breaks the connection, if there is one.
+    pub(crate) fn break_connection(&self) {
+        self.command_aside(Command::Break);
     }
 
     /// Takes leave of the cluster; returns when the node has the goodbye, or after a moment.

@@ -466,6 +466,7 @@ impl Driver {
                 // Whoever does not wait for it has told the application itself.
                 _ = done.send(waited);
             }
+            Command::Break => return connection.map(|_| End::Broken),
             Command::Close(done) => return Some(End::Closed(Some(done))),
         }
         None

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tombolo_client::{Device, Lane, RoomOptions, Transport};
+use tombolo_client::{Audience, Device, Lane, RoomEvent, RoomOptions, Transport};
 use tombolo_wire::ServerUrl;
 
-use crate::lab::{device, message, node, soon};
+use crate::lab::{device, message, met, node, soon};
 
 /// Carries TCP to a node and cuts every connection when told; UDP does not pass.
 struct Cutter {
@@ -42,6 +42,30 @@ impl Cutter {
     fn cut(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
     }
+}
+
+#[tokio::test]
+async fn a_device_whose_connection_is_broken_goes_on_with_its_session() {
+    let node = node().await;
+    let ([alice, _bob], [alice_room, bob_room]) = met(&node).await;
+    let mut sessions = alice.watch_session();
+    for _ in 0..2 {
+        sessions.mark_unchanged();
+        alice.break_connection();
+        soon(sessions.changed()).await.unwrap();
+        assert!(alice.session().resumed);
+    }
+    soon(alice_room.say(Audience::Others, "here"))
+        .await
+        .unwrap();
+    let said = async {
+        loop {
+            if let Some(RoomEvent::Said(said)) = bob_room.next_event().await {
+                return said.payload;
+            }
+        }
+    };
+    assert_eq!(soon(said).await, "here");
 }
 
 #[tokio::test]

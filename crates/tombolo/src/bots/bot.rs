@@ -12,8 +12,9 @@ use tombolo_client::{Audience, Device, Error, FieldEvent, Room, RoomEvent, RoomO
 
 use super::character::Character;
 use super::draw::gap;
+use super::matching::Asked;
 use super::pulse::{Pulse, STAMP_BYTES};
-use super::scenario::{Rooms, Scenario, Seconds, Walk};
+use super::scenario::{Reconnect, Rooms, Scenario, Seconds, Walk};
 use super::tally::{Heard, Operation, Tally, code};
 use crate::token::Mint;
 
@@ -113,6 +114,16 @@ impl Bot {
         let scenario = &self.run.scenario;
         let walk = scenario.field.as_ref().filter(|_| self.character.walks);
         let steps = ChaCha8Rng::seed_from_u64(dice.random());
+        let reconnect = scenario.reconnect.as_ref();
+        let reconnect = reconnect.filter(|_| self.character.breaks);
+        let breaks =
+            reconnect.map(|reconnect| (reconnect, ChaCha8Rng::seed_from_u64(dice.random())));
+        let breaking = async {
+            match breaks {
+                Some((reconnect, breaks)) => self.reconnect(device, reconnect, breaks).await,
+                None => std::future::pending().await,
+            }
+        };
         let walking = async {
             match walk {
                 Some(walk) => self.walk(device, walk, steps).await,
@@ -133,6 +144,7 @@ impl Bot {
         tokio::select! {
             () = walking => {}
             () = meeting => {}
+            () = breaking => {}
             () = ended => {}
         }
     }
@@ -142,12 +154,17 @@ impl Bot {
         let scenario = &self.run.scenario;
         while device.ended().is_none() {
             if let Some(seek) = scenario.seek.as_ref().filter(|_| self.character.seeks) {
-                let room = self.seek(device, seek, dice).await;
-                self.stay(room, seek.stay, dice).await;
+                let found = self.seek(device, seek, dice).await;
+                let asked = match &found {
+                    Some(found) => self.ask_for_more(device, found, seek, dice).await,
+                    None => None,
+                };
+                let room = found.map(|found| found.room);
+                self.stay(room, asked, seek.stay, dice).await;
             }
             if let Some(rooms) = scenario.rooms.as_ref().filter(|_| self.character.joins) {
                 let room = self.join(device, rooms, dice).await;
-                self.stay(room, rooms.stay, dice).await;
+                self.stay(room, None, rooms.stay, dice).await;
             }
         }
     }
@@ -165,7 +182,13 @@ impl Bot {
     }
 
     /// Stays in a room for a while, talks and listens, and leaves it. Without one it waits a moment.
-    async fn stay(&self, room: Option<Room>, stay: Seconds, dice: &mut ChaCha8Rng) {
+    async fn stay(
+        &self,
+        room: Option<Room>,
+        asked: Option<Asked>,
+        stay: Seconds,
+        dice: &mut ChaCha8Rng,
+    ) {
         let Some(room) = room else {
             // So that a node that refuses is not asked again at once.
             sleep(REFUSED_PAUSE.mul_f64(1.0 + dice.random::<f64>())).await;
@@ -178,6 +201,7 @@ impl Bot {
             () = self.listen(&room) => return,
             () = self.chat(&room, phase) => {}
             () = self.say(&room, phase) => {}
+            never = self.fill(asked) => match never {},
         }
         self.run.tally.start(Operation::Leave);
         let since = Instant::now();
@@ -234,6 +258,30 @@ impl Bot {
             let kept = room.say(Audience::Others, said).await;
             if self.ended(Operation::Say, since, kept).is_none() {
                 sleep(REFUSED_PAUSE).await;
+            }
+        }
+    }
+
+    /// Loses its connection now and then, and goes on over another one.
+    async fn reconnect(&self, device: &Device, reconnect: &Reconnect, mut dice: ChaCha8Rng) {
+        let mut session = device.watch_session();
+        loop {
+            let pause = gap(1.0 / reconnect.every.0, &mut dice);
+            at_most(Some(pause)).await;
+            session.mark_unchanged();
+            let since = Instant::now();
+            self.run.tally.start(Operation::Reconnect);
+            device.break_connection();
+            if session.changed().await.is_err() || device.ended().is_some() {
+                return;
+            }
+            match device.session().resumed {
+                true => self.run.tally.done(Operation::Reconnect, since),
+                false => self.failed(
+                    Operation::Reconnect,
+                    "lost",
+                    "the node had no session any more",
+                ),
             }
         }
     }

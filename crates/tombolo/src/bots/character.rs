@@ -19,6 +19,8 @@ pub(super) struct Character {
     pub(super) seeks: bool,
     pub(super) joins: bool,
     pub(super) walks: bool,
+    /// Its connections break.
+    pub(super) breaks: bool,
 }
 
 impl Character {
@@ -38,6 +40,7 @@ impl Character {
             seeks: is_of(scenario.seek.as_ref().map(|seek| seek.share.0)),
             joins: is_of(scenario.rooms.as_ref().map(|rooms| rooms.share.0)),
             walks: is_of(scenario.field.as_ref().map(|walk| walk.share.0)),
+            breaks: false,
         };
         if let Some(seek) = &scenario.seek {
             for (name, draw) in &seek.attributes {
@@ -55,6 +58,10 @@ impl Character {
             if first != number {
                 character.seeks = Self::draw(scenario, first).0.seeks;
             }
+        }
+        // Behind all else, which stays as it was for those of whom nothing breaks.
+        if let Some(reconnect) = &scenario.reconnect {
+            character.breaks = dice.random::<f64>() < reconnect.share.0;
         }
         (character, dice)
     }

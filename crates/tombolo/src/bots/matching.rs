@@ -1,15 +1,19 @@
 //! Bots that look for matches: alone, or as a party that comes together first.
 
-use std::time::Instant;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
 use tokio::time::timeout;
-use tombolo_client::{Device, Room, RoomOptions, Ticket, TicketBuilder, TicketEvent};
+use tombolo_client::{
+    Backfill, BackfillStatus, Device, Match, Player, Room, RoomOptions, Ticket, TicketBuilder,
+    TicketEvent,
+};
 
 use super::bot::{Bot, Run};
 use super::character::Character;
-use super::scenario::Seek;
+use super::scenario::{Seek, Share};
 use super::tally::{Operation, code};
 
 impl Bot {
@@ -19,12 +23,12 @@ impl Bot {
         device: &Device,
         seek: &Seek,
         dice: &mut ChaCha8Rng,
-    ) -> Option<Room> {
+    ) -> Option<Match> {
         // The party's room is left with the end of its ticket, so that it comes together anew for the next.
         let (ticket, _party) = match seek.party {
             ..=1 => (self.submit(self.ticket(device, seek)).await?, None),
             _ => {
-                let (ticket, party) = self.look_together(device, seek).await?;
+                let (ticket, party) = self.look_together(device, seek, dice).await?;
                 (ticket, Some(party))
             }
         };
@@ -46,7 +50,7 @@ impl Bot {
                             tracing::debug!(user = self.character.user, %error, "a ready check was over");
                         }
                     }
-                    TicketEvent::Found(found) => return Ok(Ok(found.room)),
+                    TicketEvent::Found(found) => return Ok(Ok(*found)),
                     TicketEvent::Ended(reason) => return Ok(Err(reason)),
                     TicketEvent::Waits(_)
                     | TicketEvent::Accepted { .. }
@@ -56,9 +60,9 @@ impl Bot {
             }
         };
         match timeout(seek.give_up.duration(), waits).await {
-            Ok(Ok(Ok(room))) => {
+            Ok(Ok(Ok(found))) => {
                 tally.done(Operation::Match, since);
-                Some(room)
+                Some(found)
             }
             Ok(Ok(Err(reason))) => {
                 let word = ENDS.iter().find(|word| **word == reason);
@@ -102,7 +106,12 @@ impl Bot {
     }
 
     /// Comes together with its party, one of which hands in the ticket of all.
-    async fn look_together(&self, device: &Device, seek: &Seek) -> Option<(Ticket, Room)> {
+    async fn look_together(
+        &self,
+        device: &Device,
+        seek: &Seek,
+        dice: &mut ChaCha8Rng,
+    ) -> Option<(Ticket, Room)> {
         let Run {
             scenario, tally, ..
         } = &*self.run;
@@ -139,12 +148,103 @@ impl Bot {
                         return None;
                     }
                 };
-                let ticket = self.ticket(device, seek).party(&party, others);
-                self.submit(ticket).await?
+                let ticket = self.ticket(device, seek).party(&party, others.clone());
+                let ticket = self.submit(ticket).await?;
+                if happens(seek.change, dice) {
+                    self.change(&ticket, &party, others).await;
+                }
+                ticket
             }
         };
         Some((ticket, party))
     }
+
+    /// Says of a party's ticket that waits who is in it, and what they are like: the same as before.
+    async fn change(&self, ticket: &Ticket, party: &Room, mut all: Vec<Player>) {
+        let tally = &self.run.tally;
+        tally.start(Operation::Change);
+        let since = Instant::now();
+        match self.character.player() {
+            Ok(own) => all.push(own),
+            Err(error) => return self.failed(Operation::Change, "party", &format!("{error:#}")),
+        }
+        let changed = ticket.change_party(party, all).await;
+        self.ended(Operation::Change, since, changed);
+    }
+
+    /// Asks for more users of a match that begins, if this bot owns its room.
+    pub(super) async fn ask_for_more(
+        &self,
+        device: &Device,
+        found: &Match,
+        seek: &Seek,
+        dice: &mut ChaCha8Rng,
+    ) -> Option<Asked> {
+        if found.is_running || !happens(seek.backfill, dice) {
+            return None;
+        }
+        // Who owns it is told behind who is in it.
+        let owner = loop {
+            match found.room.read(|view| view.owner.clone()) {
+                Some(owner) => break owner,
+                None => _ = found.room.next_event().await?,
+            }
+        };
+        if owner != device.session().user {
+            return None;
+        }
+        let teams = found.teams.iter().map(|team| {
+            let members = team.members.iter().map(|(user, _)| user.clone());
+            let parties = members.map(|user| vec![Player::new(user)]);
+            (team.name.clone(), parties.collect())
+        });
+        let since = Instant::now();
+        self.run.tally.start(Operation::Backfill);
+        match found.backfill(teams.collect(), LEASE).await {
+            Ok(backfill) => Some(Asked { backfill, since }),
+            Err(error) => {
+                self.failed(Operation::Backfill, &code(&error), &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Waits for somebody to join the match, and keeps its place open then.
+    pub(super) async fn fill(&self, asked: Option<Asked>) -> Infallible {
+        if let Some(Asked { backfill, since }) = &asked {
+            let status = match backfill.status() {
+                status if has_joined(&status) => Some(status),
+                _ => backfill.changed().await,
+            };
+            match status {
+                Some(status) if has_joined(&status) => {
+                    self.run.tally.done(Operation::Backfill, *since);
+                }
+                Some(BackfillStatus { ended, .. }) => {
+                    let reason = ended.unwrap_or_default();
+                    self.failed(Operation::Backfill, "ended", &reason);
+                }
+                None => {}
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// A match that asks for more users, and since when.
+pub(super) struct Asked {
+    backfill: Backfill,
+    since: Instant,
+}
+
+/// The first generation is the asking.
+fn has_joined(status: &BackfillStatus) -> bool {
+    status.generation > 1 || status.ended.as_deref() == Some("filled")
+}
+
+/// Whether what happens to a part of all happens now. What never happens leaves the dice as they are.
+fn happens(share: Share, dice: &mut ChaCha8Rng) -> bool {
+    share.0 > 0.0 && dice.random::<f64>() < share.0
 }
 
 /// How a party has come together.
@@ -176,10 +276,11 @@ async fn gather(device: &Device, party: &Room, size: u32) -> Option<Gathered> {
 /// How tickets end without a match.
 const ENDS: [&str; 5] = ["cancelled", "gone", "declined", "unanswered", "lost"];
 
+/// How long a match asks for more users when nothing is heard of its bot.
+const LEASE: Duration = Duration::from_secs(30);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tombolo_node::Node;
 
     use super::*;

@@ -309,18 +309,21 @@ fn tell_report(style: Style, report: &Report, began: Instant) -> anyhow::Result<
     Ok(())
 }
 
-const NAMES: [(Operation, &str); 11] = [
+const NAMES: [(Operation, &str); 14] = [
     (Operation::Connect, "connect"),
     (Operation::Session, "session"),
     (Operation::Party, "party"),
     (Operation::Submit, "submit"),
+    (Operation::Change, "change"),
     (Operation::Match, "match"),
+    (Operation::Backfill, "backfill"),
     (Operation::Join, "join"),
     (Operation::Leave, "leave"),
     (Operation::Chat, "chat"),
     (Operation::Say, "say"),
     (Operation::Enter, "enter"),
     (Operation::Report, "report"),
+    (Operation::Reconnect, "reconnect"),
 ];
 
 /// How long bots have to close their sessions.

@@ -34,6 +34,7 @@ pub(crate) struct Scenario {
     pub(super) rooms: Option<Rooms>,
     pub(super) chat: Option<Chat>,
     pub(super) field: Option<Walk>,
+    pub(super) reconnect: Option<Reconnect>,
 }
 
 /// Bots submit tickets.
@@ -55,6 +56,10 @@ pub(crate) struct Seek {
     pub(super) stay: Seconds,
     /// How many of the ready checks bots accept.
     pub(super) accept: Share,
+    /// How many of the parties' tickets are changed while they wait.
+    pub(super) change: Share,
+    /// Of how many matches the owner of the room asks for more users, for as long as it stays.
+    pub(super) backfill: Share,
     /// How many of the bots do this.
     pub(super) share: Share,
 }
@@ -95,6 +100,15 @@ pub(crate) struct Walk {
     /// How far they see; as far as anything is seen without.
     pub(super) range: Option<Positive>,
     /// Between two reports.
+    pub(super) every: Seconds,
+    pub(super) share: Share,
+}
+
+/// Bots' connections with the node break.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Reconnect {
+    /// Between two times, on average.
     pub(super) every: Seconds,
     pub(super) share: Share,
 }
@@ -193,6 +207,7 @@ impl Default for Scenario {
             rooms: None,
             chat: None,
             field: None,
+            reconnect: None,
         }
     }
 }
@@ -209,6 +224,8 @@ impl Default for Seek {
             give_up: Seconds(30.0),
             stay: Seconds(1.0),
             accept: Share(1.0),
+            change: Share(0.0),
+            backfill: Share(0.0),
             share: Share(1.0),
         }
     }
@@ -244,6 +261,15 @@ impl Default for Walk {
             speed: Positive(1.5),
             range: None,
             every: Seconds(0.1),
+            share: Share(1.0),
+        }
+    }
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            every: Seconds(30.0),
             share: Share(1.0),
         }
     }

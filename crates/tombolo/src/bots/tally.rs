@@ -21,8 +21,12 @@ pub(super) enum Operation {
     Party,
     /// Hands in a ticket.
     Submit,
+    /// Says who is in the party of a ticket that waits.
+    Change,
     /// Waits from there until it is in the match's room.
     Match,
+    /// Asks for more users of a match, until somebody has joined it.
+    Backfill,
     /// Joins a room that it names.
     Join,
     /// Leaves a room.
@@ -35,6 +39,8 @@ pub(super) enum Operation {
     Enter,
     /// Reports where it is.
     Report,
+    /// Is without a connection, until its session goes on over another one.
+    Reconnect,
 }
 
 /// What a bot hears of others.

@@ -120,6 +120,32 @@ async fn bots_look_in_parties_with_roles_and_tags() {
 }
 
 #[tokio::test]
+async fn bots_change_their_parties_fill_up_matches_and_lose_their_connections() {
+    let folder = Folder::new("bots-more");
+    let pool = "name = \"raid\"\nfill = \"1ms\"\n\
+        teams = [{ name = \"side\", quantity = 2, min = 2, max = 4 }]\n";
+    let pool = folder.write("raid.toml", pool);
+    let scenario = "bots = 12\nrate = 2\nduration = 12\nname = \"m\"\n[match]\npool = \"raid\"\nparty = 2\n\
+        stay = 3\nchange = 1\nbackfill = 1\n[reconnect]\nevery = 2\n";
+    let scenario = folder.write("scenario.toml", scenario);
+    let (_serve, url) = node_with(&["--pools", &pool]).await;
+    let args = ["bots", "--server", &url, "--scenario", &scenario, "--json"];
+    let ended = start(&args).ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.complaints);
+    let report = ended.events.last().unwrap();
+    let count = |name: &str| report["operations"][name]["count"].as_u64();
+    for (name, least) in [
+        ("change", 1),
+        ("match", 8),
+        ("backfill", 1),
+        ("reconnect", 10),
+    ] {
+        assert!(count(name) >= Some(least), "{name}: {report}");
+    }
+    assert_eq!(count("session"), count("connect"), "{report}");
+}
+
+#[tokio::test]
 async fn what_a_node_refuses_is_counted_by_its_code() {
     let (_serve, url) = node_with(&[]).await;
     let flags = ["--bots", "2", "--duration", "3", "--pool", "nowhere"];
