@@ -38,7 +38,7 @@ pub const BUDGET_MIN: usize = 256;
 pub const BUDGET_MAX: usize = 64 * 1024;
 
 /// The most that one observer knows of; those that come when it is full are told when others leave.
-pub const KNOWN_MAX: usize = 8192;
+pub const KNOWN_MAX: usize = 8000;
 
 const _: () = assert!(2 * RECORD_BYTES_MAX + HEADER_BYTES_MAX <= BUDGET_MIN);
 

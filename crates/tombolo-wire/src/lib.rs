@@ -70,8 +70,12 @@ pub const RECIPIENTS_MAX: usize = 256;
 /// Most candidates in one introduction.
 pub const CANDIDATES_MAX: usize = 32;
 
-/// Most entities that a device says to know when it enters a field.
-pub const FIELD_KNOWN_MAX: usize = 4096;
+/// Most entities that a device says to know when it enters a field, and that it is told of. Nodes of the release before
+/// take 4,096.
+pub const FIELD_KNOWN_MAX: usize = 8000;
+
+/// What a device says of each of them: its number, and that of its report.
+pub const FIELD_KNOWN_BYTES: usize = 8 + 4;
 
 /// Largest sealed first messages in one introduction, in bytes.
 pub const EARLY_BYTES_MAX: usize = 32 * 1024;
@@ -80,5 +84,7 @@ pub const EARLY_BYTES_MAX: usize = 32 * 1024;
 const _: () = assert!(
     RELIABLE_BYTES_MAX + RECIPIENTS_MAX * (USER_BYTES_MAX + 4) + 1024 <= frame::FRAME_BYTES_MAX
 );
+// One says all that a device knows of a field.
+const _: () = assert!(FIELD_KNOWN_MAX * FIELD_KNOWN_BYTES + 1024 <= frame::FRAME_BYTES_MAX);
 const _: () =
     assert!(UNRELIABLE_BYTES_MAX + USER_BYTES_MAX + ROOM_BYTES_MAX <= frame::DATAGRAM_BYTES_MAX);

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tombolo_field::{CLASSES_MAX, Change, Circle, CircleChange, EntityId, Mirror, Reach, Seen};
+use tombolo_field::{
+    CLASSES_MAX, Change, Circle, CircleChange, EntityId, KNOWN_MAX, Mirror, Reach, Seen,
+};
 use tombolo_path::Policy;
 use tombolo_wire::v1::{self, ErrorCode, client_frame, field_request, field_response};
 use tombolo_wire::{FIELD_KNOWN_MAX, FieldId, UserId};
@@ -239,6 +241,21 @@ impl FieldState {
     /// Comes into the field, or comes back to it.
     pub(super) async fn enter(&self) -> Result<(), Error> {
         let wanted = self.wanted();
+        let knows_some = !wanted.known.is_empty();
+        match self.ask_to_enter(wanted).await {
+            // A node of an earlier release takes less of what a device knows: it tells everything anew.
+            Err(error) if error.code() == Some(ErrorCode::BadFrame) && knows_some => {
+                let wanted = v1::EnterField {
+                    known: Bytes::new(),
+                    ..self.wanted()
+                };
+                self.ask_to_enter(wanted).await
+            }
+            entered => entered,
+        }
+    }
+
+    async fn ask_to_enter(&self, wanted: v1::EnterField) -> Result<(), Error> {
         let kind = field_request::Kind::Enter(wanted);
         ask(&self.session, &self.id, kind).await.map(drop)
     }
@@ -264,17 +281,11 @@ impl FieldState {
 
     fn wanted(&self) -> v1::EnterField {
         let mut inner = self.lock();
-        let known = inner.mirror.knowledge();
-        let known = if known.len() <= FIELD_KNOWN_MAX {
-            let entries = known.iter();
-            let bytes = entries.flat_map(|(entity, sequence)| {
-                [&entity.0.to_be_bytes()[..], &sequence.to_be_bytes()].concat()
-            });
-            bytes.collect::<Vec<_>>().into()
-        } else {
-            // It is told everything anew.
-            Bytes::new()
-        };
+        let mut known = Vec::new();
+        for (entity, sequence) in inner.mirror.knowledge() {
+            known.extend(entity.0.to_be_bytes());
+            known.extend(sequence.to_be_bytes());
+        }
         let place = inner.said.as_it_enters();
         v1::EnterField {
             dimensions: place.position.coordinates().len() as u32,
@@ -282,7 +293,7 @@ impl FieldState {
             range: self.options.range.unwrap_or_default(),
             budget: self.options.budget,
             report: Some(inner.next_report(0, place)),
-            known,
+            known: known.into(),
         }
     }
 
@@ -599,3 +610,6 @@ const LINKS_MAX: usize = 8;
 
 /// Events that wait; what comes on top is counted and dropped.
 const EVENTS_MAX: usize = 4096;
+
+// All that it knows goes into the request by which it comes back.
+const _: () = assert!(KNOWN_MAX == FIELD_KNOWN_MAX);

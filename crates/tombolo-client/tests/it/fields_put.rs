@@ -62,7 +62,7 @@ async fn enters_again(script: &Script, line: Line) -> Line {
 }
 
 /// The device's next request; what it reports meanwhile is lost.
-async fn asks(line: &mut Line) -> Request {
+pub(crate) async fn asks(line: &mut Line) -> Request {
     loop {
         if let client_frame::Body::Request(request) = line.receive().await.unwrap() {
             return request;

@@ -9,6 +9,7 @@ mod direct;
 mod endings;
 mod feeds;
 mod fields;
+mod fields_crowd;
 mod fields_left;
 mod fields_put;
 mod groups;

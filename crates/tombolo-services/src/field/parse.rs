@@ -5,7 +5,7 @@ use tombolo_field::{
     BUDGET_MIN, Dimensions, EntityId, PAYLOAD_MAX, POSITION_MAX, RANGE_MAX, Watch,
 };
 use tombolo_wire::v1::{self, field_request};
-use tombolo_wire::{FIELD_KNOWN_MAX, FieldId};
+use tombolo_wire::{FIELD_KNOWN_BYTES, FIELD_KNOWN_MAX, FieldId};
 
 use super::refusal::Refusal;
 use super::seat::Seat;
@@ -148,11 +148,11 @@ fn any_report(dimensions: Dimensions, report: v1::FieldReport) -> Result<OwnRepo
 }
 
 fn known(bytes: &[u8]) -> Result<Vec<(EntityId, u32)>, Refusal> {
-    let (entries, rest) = bytes.as_chunks::<KNOWN_BYTES>();
+    let (entries, rest) = bytes.as_chunks::<FIELD_KNOWN_BYTES>();
     if !rest.is_empty() || entries.len() > FIELD_KNOWN_MAX {
         return Err(Refusal::Known);
     }
-    let entry = |entry: &[u8; KNOWN_BYTES]| {
+    let entry = |entry: &[u8; FIELD_KNOWN_BYTES]| {
         let (entity, sequence) = entry.split_first_chunk()?;
         let sequence = u32::from_be_bytes(sequence.try_into().ok()?);
         Some((EntityId(u64::from_be_bytes(*entity)), sequence))
@@ -160,6 +160,3 @@ fn known(bytes: &[u8]) -> Result<Vec<(EntityId, u32)>, Refusal> {
     let known = entries.iter().map(entry).collect::<Option<_>>();
     known.ok_or(Refusal::Known)
 }
-
-/// Of an entity that is known: its number and that of its report.
-const KNOWN_BYTES: usize = 8 + 4;

@@ -2,6 +2,7 @@
 
 use tombolo_field::{PAYLOAD_MAX, Refused};
 use tombolo_wire::v1::ErrorCode;
+use tombolo_wire::{FIELD_KNOWN_BYTES, FIELD_KNOWN_MAX};
 
 use crate::field::things::{THING_LASTS_MAX, THING_NAME_BYTES_MAX};
 use crate::reject::Reject;
@@ -19,7 +20,9 @@ pub(crate) enum Refusal {
     Payload,
     #[error("a batch is as long as the node has it or shorter, but at least 256 bytes")]
     Budget,
-    #[error("what is known is 12 bytes for each of at most 4096 entities")]
+    #[error(
+        "what is known is {FIELD_KNOWN_BYTES} bytes for each of at most {FIELD_KNOWN_MAX} entities"
+    )]
     Known,
     #[error("a field has two or three dimensions, and here not those")]
     Dimensions,

@@ -369,7 +369,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason_and_disturbs_nobody() {
             ErrorCode::BadFrame,
         ),
         (
-            changed(|wanted| wanted.known = vec![0; 12 * 4097].into()),
+            changed(|wanted| wanted.known = vec![0; 12 * 8001].into()),
             ErrorCode::BadFrame,
         ),
         (changed(|wanted| wanted.report = None), ErrorCode::BadFrame),
