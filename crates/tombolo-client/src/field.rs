@@ -248,8 +248,9 @@ impl Field {
     }
 
     /// Says where something else is that this device puts into the field, under a number of its choice, not
-    /// 0. It stays until it is [removed](Self::remove) or the device goes: it is said again now and then, also over
-    /// another node. What the node refuses is said again, too: there may be room for it later.
+    /// 0; of the device's own class, unless the node lets it put others. It stays until it is
+    /// [removed](Self::remove) or the device goes: it is said again now and then, also over another node. What the
+    /// node refuses is said again, too: there may be room for it later.
     ///
     /// # Errors
     /// When the position or the payload can't be, or the device has put 256 others there.

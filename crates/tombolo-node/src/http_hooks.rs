@@ -233,17 +233,17 @@ impl Hooks for Chain {
     fn authorize_field(&self, user: UserId, field: FieldId, class: u8) -> Marking {
         let (first, then) = (Arc::clone(&self.first), Arc::clone(&self.then));
         Box::pin(async move {
-            let marked = first.authorize_field(user.clone(), field.clone(), class);
-            let marks = marked.await?;
+            let passed = first.authorize_field(user.clone(), field.clone(), class);
+            let pass = passed.await?;
             let Some(server) = then.server_for(HookQuestion::Field) else {
-                return Ok(marks);
+                return Ok(pass);
             };
             let about = About::Field {
                 field: field.as_str(),
                 class,
-                marks,
+                marks: pass.marks,
             };
-            let read = |answer: Answer| answer.into_marks(marks);
+            let read = |answer: Answer| answer.into_pass(pass);
             then.ask(&server, &user, HookQuestion::Field, about, read)
                 .await
         })

@@ -64,10 +64,11 @@ pub use tombolo_engine::{NatsAuth, NatsConfig, NatsTls, SealKey, SealStats};
 pub use tombolo_gateway::{ApiKey, GroupOwner, GroupPage, GroupStatus, Scope};
 pub use tombolo_services::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, Duplicates, EntityId,
-    FIELD_SIGHT_RULES_MAX, FieldClass, FieldConfig, FieldDimensions, FieldSettings,
-    FieldSettingsError, FieldSight, FieldThing, Hooks, JoinQuestion, Marking, MatchName,
-    MatchPlayer, MatchPool, MatchReach, MatchTicket, MatchTicketId, MatchValue, MemberMessage,
-    NamedOperation, NewRoom, Reject, Reply, RoomTick, Services, Sight, Subject, Verdict, Work,
+    FIELD_SIGHT_RULES_MAX, FieldClass, FieldClassUse, FieldConfig, FieldDimensions, FieldPass,
+    FieldSettings, FieldSettingsError, FieldSight, FieldThing, Hooks, JoinQuestion, Marking,
+    MatchName, MatchPlayer, MatchPool, MatchReach, MatchTicket, MatchTicketId, MatchValue,
+    MemberMessage, NamedOperation, NewRoom, Reject, Reply, RoomTick, Services, Sight, Subject,
+    Verdict, Work,
 };
 pub use tombolo_turn::server::Cidr;
 pub use webhook::{WebhookConfig, WebhookStats};

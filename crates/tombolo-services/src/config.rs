@@ -8,7 +8,7 @@ use tombolo_wire::{NodeId, ROOM_BYTES_MAX, USER_BYTES_MAX};
 
 use crate::cluster::cpu_time;
 use crate::entropy::Entropy;
-use crate::field::FieldSight;
+use crate::field::{FieldClassUse, FieldSight};
 use crate::hooks::HookSet;
 use crate::matchmaker::MatchPool;
 
@@ -156,6 +156,9 @@ pub struct FieldConfig {
     /// Who sees whom, by their marks: all of these must let it, and [`Hooks::sight`](crate::Hooks::sight), too. None by
     /// default.
     pub sight: Vec<FieldSight>,
+    /// What devices may do with each class, by number; with further ones, that devices come in as them and put their like
+    /// there.
+    pub devices: Vec<FieldClassUse>,
     /// Between two batches for the same device; 50 ms by default.
     pub tick: Duration,
     /// The longest batch, in bytes. By default, and at most, as much as goes into a datagram on every path.
@@ -363,6 +366,7 @@ impl Default for FieldConfig {
             settings: tombolo_field::Settings::default(),
             dimensions: None,
             sight: Vec::new(),
+            devices: Vec::new(),
             tick: Duration::from_millis(50),
             budget: FIELD_BATCH_BYTES_MAX,
             fields_max: 1024,

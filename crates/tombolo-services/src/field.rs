@@ -10,6 +10,7 @@
 //! again by the core until they acknowledge it.
 
 mod cells;
+mod classes;
 mod driver;
 pub(crate) mod generated;
 mod marks;
@@ -37,6 +38,7 @@ use crate::reject::Reject;
 use crate::session::Session;
 use driver::{Driver, Input};
 
+pub use classes::{FieldClassUse, FieldPass};
 pub(crate) use meet::{FieldIntroduction, handle_introduce, introduce, serve};
 pub(crate) use parse::FieldRequest;
 pub(crate) use refusal::Refusal;

@@ -18,6 +18,7 @@ use tombolo_room::Settings;
 use tombolo_wire::v1::ErrorCode;
 use tombolo_wire::{CommandName, FieldId, RoomId, UserId};
 
+use crate::field::FieldPass;
 use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
@@ -25,8 +26,8 @@ use crate::reject::Reject;
 /// What a hook will have decided.
 pub type Decision = Pin<Box<dyn Future<Output = Result<(), Reject>> + Send>>;
 
-/// What a hook will have decided about a field: what the device is marked with there.
-pub type Marking = Pin<Box<dyn Future<Output = Result<u64, Reject>> + Send>>;
+/// What a hook will have decided about a field: as what the device comes in.
+pub type Marking = Pin<Box<dyn Future<Output = Result<FieldPass, Reject>> + Send>>;
 
 /// What a hook will have made of a ticket.
 pub type Admission = Pin<Box<dyn Future<Output = Result<Ticket, Reject>> + Send>>;
@@ -53,11 +54,11 @@ pub trait Hooks: Send + Sync + 'static {
         Verdict::Pass
     }
 
-    /// Whether a user may come into a field as an entity of that class, and what it is marked with there:
-    /// its team, its level, whether it hides. Marks are the game's own; devices don't see them, and
-    /// [`Services::mark`](crate::Services::mark) changes them.
+    /// Whether a user may come into a field as an entity of that class, what it is marked with there: its team, its
+    /// level, whether it hides; and of which classes it may put things there. Marks are the game's own; devices don't
+    /// see them, and [`Services::mark`](crate::Services::mark) changes them.
     fn authorize_field(&self, _user: UserId, _field: FieldId, _class: u8) -> Marking {
-        Box::pin(async { Ok(0) })
+        Box::pin(async { Ok(FieldPass::default()) })
     }
 
     /// Whether a user may submit a ticket to a pool, or change its party, and as what the ticket goes on: the game may
@@ -210,15 +211,15 @@ impl Node {
             .await
     }
 
-    /// Asks whether a user may come into a field, and what it is marked with there.
+    /// Asks whether a user may come into a field, and as what.
     pub(crate) async fn authorize_field(
         &self,
         user: &UserId,
         field: &FieldId,
         class: u8,
-    ) -> Result<u64, Reject> {
+    ) -> Result<FieldPass, Reject> {
         let Some(hooks) = self.config.hooks.0.clone() else {
-            return Ok(0);
+            return Ok(FieldPass::default());
         };
         let (user, field) = (user.clone(), field.clone());
         self.ask_game(async move { hooks.authorize_field(user, field, class).await })

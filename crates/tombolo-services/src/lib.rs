@@ -117,7 +117,8 @@ pub use drain::Drained;
 pub use entropy::Entropy;
 pub use events::{Change, RoomChange, RoomEvent, SessionChange, SessionEvent};
 pub use field::{
-    FIELD_SIGHT_RULES_MAX, FieldSight, FieldThing, THING_LASTS_MAX, THING_NAME_BYTES_MAX,
+    FIELD_SIGHT_RULES_MAX, FieldClassUse, FieldPass, FieldSight, FieldThing, THING_LASTS_MAX,
+    THING_NAME_BYTES_MAX,
 };
 pub use hooks::{
     Admission, COMMAND_PAYLOAD_BYTES_MAX, Decision, DeviceCommand, HookSet, Hooks, JoinQuestion,

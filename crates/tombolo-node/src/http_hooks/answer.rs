@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use tombolo_services::{
-    COMMAND_PAYLOAD_BYTES_MAX, MatchName, MatchPlayer, MatchTicket, MatchValue, Reject,
+    COMMAND_PAYLOAD_BYTES_MAX, FieldPass, MatchName, MatchPlayer, MatchTicket, MatchValue, Reject,
 };
 use tombolo_wire::v1::ErrorCode;
 
@@ -24,6 +24,8 @@ pub(super) struct Answer {
     priority: Option<i8>,
     attributes: BTreeMap<String, BTreeMap<String, ValueBody>>,
     marks: Option<u64>,
+    /// Classes of a field.
+    puts: Option<BTreeSet<u8>>,
     text: Option<String>,
     base64: Option<String>,
 }
@@ -65,17 +67,21 @@ impl Answer {
     /// For a question to which yes is all that there is to say.
     pub(super) fn into_yes(self) -> Option<()> {
         let is_plain = self.priority.is_none() && self.attributes.is_empty();
-        (self.is_yes() && is_plain && self.marks.is_none()).then_some(())
+        (self.is_yes() && is_plain && !self.is_of_field()).then_some(())
     }
 
-    pub(super) fn into_marks(self, before: u64) -> Option<u64> {
+    /// As what a device comes into a field; what is not said stays as it was.
+    pub(super) fn into_pass(self, before: FieldPass) -> Option<FieldPass> {
         let is_plain = self.priority.is_none() && self.attributes.is_empty();
-        (self.is_yes() && is_plain).then_some(self.marks.unwrap_or(before))
+        (self.is_yes() && is_plain).then(|| FieldPass {
+            marks: self.marks.unwrap_or(before.marks),
+            puts: self.puts.or(before.puts),
+        })
     }
 
     /// The ticket as the game has it.
     pub(super) fn into_ticket(self, mut ticket: MatchTicket) -> Option<MatchTicket> {
-        if !self.is_yes() || self.marks.is_some() {
+        if !self.is_yes() || self.is_of_field() {
             return None;
         }
         ticket.priority = self.priority.unwrap_or(ticket.priority);
@@ -91,14 +97,19 @@ impl Answer {
     }
 
     pub(super) fn into_reply(self) -> Option<Bytes> {
+        let is_plain = self.code.is_none() && self.priority.is_none() && !self.is_of_field();
         let reply = match (self.allow, self.text, self.base64) {
             (None | Some(true), Some(text), None) => Bytes::from(text),
             (None | Some(true), None, Some(base64)) => STANDARD.decode(base64).ok()?.into(),
             _ => return None,
         };
-        let is_plain = self.code.is_none() && self.priority.is_none();
-        let is_plain = is_plain && self.attributes.is_empty() && self.marks.is_none();
+        let is_plain = is_plain && self.attributes.is_empty();
         (is_plain && reply.len() <= COMMAND_PAYLOAD_BYTES_MAX).then_some(reply)
+    }
+
+    /// Whether it says what only fields have.
+    fn is_of_field(&self) -> bool {
+        self.marks.is_some() || self.puts.is_some()
     }
 
     fn is_yes(&self) -> bool {
@@ -184,6 +195,7 @@ mod tests {
             (r#"{"refuse": "no", "code": "ROOM_FULL"}"#, None),
             (r#"{"allow": true, "code": "room_full"}"#, None),
             (r#"{"allow": true, "marks": 1}"#, None),
+            (r#"{"allow": true, "puts": []}"#, None),
             (r#"{"allow": true, "priority": 1}"#, None),
             (r#"{"allow": true, "text": "yes"}"#, None),
             (r#"{"allow": 1}"#, None),
@@ -238,6 +250,7 @@ mod tests {
             r#"{"allow": true, "attributes": {"bob": {"skill": null}}}"#,
             r#"{"allow": true, "attributes": {"bob": {"skill": ""}}}"#,
             r#"{"allow": true, "marks": 1}"#,
+            r#"{"allow": true, "puts": [1]}"#,
         ] {
             assert_eq!(changed(text), None, "{text}");
         }
@@ -259,6 +272,7 @@ mod tests {
             r#"{"allow": true}"#,
             r#"{"text": "a", "base64": "AQI="}"#,
             r#"{"base64": "AQI"}"#,
+            r#"{"text": "a", "puts": [1]}"#,
             &long,
         ] {
             assert_eq!(reply(wrong), None);
@@ -266,12 +280,33 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_the_game_does_not_give_stay_as_they_were() {
-        let marks = |text: &str| parse(text).and_then(|answer| answer.into_marks(7));
-        assert_eq!(marks(r#"{"allow": true}"#), Some(7));
+    fn what_the_game_does_not_say_of_a_device_in_a_field_stays_as_it_was() {
+        let before = FieldPass {
+            marks: 7,
+            puts: Some([2].into()),
+        };
+        let pass = |text: &str| parse(text).and_then(|answer| answer.into_pass(before.clone()));
+        assert_eq!(pass(r#"{"allow": true}"#), Some(before.clone()));
         let most = format!(r#"{{"allow": true, "marks": {}}}"#, u64::MAX);
-        assert_eq!(marks(&most), Some(u64::MAX));
-        assert_eq!(marks(r#"{"allow": true, "marks": -1}"#), None);
-        assert_eq!(marks(r#"{"marks": 1}"#), None);
+        let marked = FieldPass {
+            marks: u64::MAX,
+            ..before.clone()
+        };
+        assert_eq!(pass(&most), Some(marked));
+        let putting = |classes: &[u8]| {
+            let puts = Some(classes.iter().copied().collect());
+            Some(FieldPass { marks: 7, puts })
+        };
+        assert_eq!(pass(r#"{"allow": true, "puts": []}"#), putting(&[]));
+        assert_eq!(pass(r#"{"allow": true, "puts": [3, 0]}"#), putting(&[0, 3]));
+        for wrong in [
+            r#"{"allow": true, "marks": -1}"#,
+            r#"{"allow": true, "puts": [256]}"#,
+            r#"{"allow": true, "puts": 1}"#,
+            r#"{"marks": 1}"#,
+            r#"{"puts": [1]}"#,
+        ] {
+            assert_eq!(pass(wrong), None, "{wrong}");
+        }
     }
 }

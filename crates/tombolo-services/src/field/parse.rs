@@ -119,6 +119,8 @@ pub(super) fn report(seat: &Seat, report: v1::FieldReport) -> Result<OwnReport, 
     let mut report = any_report(seat.dimensions, report)?;
     if report.own == 0 {
         report.class = seat.class;
+    } else if !seat.puts(report.class) {
+        return Err(Refusal::ClassPut);
     }
     Ok(report)
 }

@@ -16,6 +16,10 @@ pub(crate) enum Refusal {
     Range,
     #[error("there is no such class here")]
     Class,
+    #[error("devices do not come in as that class")]
+    ClassEntered,
+    #[error("the device may put nothing of that class there")]
+    ClassPut,
     #[error("a payload is at most {PAYLOAD_MAX} bytes long")]
     Payload,
     #[error("a batch is as long as the node has it or shorter, but at least 256 bytes")]
@@ -68,6 +72,8 @@ impl Refusal {
             Self::Position
             | Self::Range
             | Self::Class
+            | Self::ClassEntered
+            | Self::ClassPut
             | Self::Payload
             | Self::Budget
             | Self::Dimensions

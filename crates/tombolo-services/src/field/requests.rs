@@ -93,12 +93,16 @@ async fn enter(
     if usize::from(enter.class) >= config.settings.classes.len() {
         return Err(refused(node, Refusal::Class));
     }
+    if !config.lets_in(enter.class) {
+        return Err(refused(node, Refusal::ClassEntered));
+    }
     if session.lock().seats.others(&field) >= config.per_session_max {
         return Err(refused(node, Refusal::TooManySeats));
     }
-    let marks = node
+    let pass = node
         .authorize_field(&session.user, &field, enter.class)
         .await?;
+    let puts = config.puts(enter.class, &pass);
     let ranges = config.settings.classes.iter();
     let ranges = ranges.map(|class| class.range.min(RANGE_MAX)).collect();
     let linked_within = linked_within(&config.settings);
@@ -110,10 +114,9 @@ async fn enter(
         let seat = Seat::new(
             number,
             field.clone(),
-            enter.dimensions,
-            enter.class,
-            enter.watch,
-            marks,
+            &enter,
+            pass.marks,
+            puts.clone(),
             session,
             inputs.clone(),
         );

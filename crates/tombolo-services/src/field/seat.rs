@@ -1,6 +1,6 @@
 //! A session's place in a field.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -10,6 +10,7 @@ use tombolo_field::{Dimensions, EntityId, Watch};
 use tombolo_wire::{FieldId, NodeId, PublicKeys, UserId};
 
 use super::driver::Input;
+use super::parse::Enter;
 use crate::lock::lock;
 use crate::session::Session;
 
@@ -27,6 +28,8 @@ pub(crate) struct Seat {
     pub(super) entity: EntityId,
     /// What the game has marked the device with as it came.
     pub(super) marks: u64,
+    /// Of which classes the device may put things there.
+    puts: BTreeSet<u8>,
     pub(super) session: Weak<Session>,
     pub(super) inputs: mpsc::Sender<Input>,
     /// The session is in the field no more.
@@ -45,27 +48,26 @@ pub(super) enum Place {
 }
 
 impl Seat {
-    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own")]
     pub(super) fn new(
         number: u32,
         field: FieldId,
-        dimensions: Dimensions,
-        class: u8,
-        watch: Watch,
+        enter: &Enter,
         marks: u64,
+        puts: BTreeSet<u8>,
         session: &Arc<Session>,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         Self {
             number,
             field,
-            dimensions,
-            class,
-            watch,
+            dimensions: enter.dimensions,
+            class: enter.class,
+            watch: enter.watch,
             user: session.user.clone(),
             keys: session.keys,
             entity: entity(session, 0),
             marks,
+            puts,
             session: Arc::downgrade(session),
             inputs,
             is_over: AtomicBool::new(false),
@@ -80,6 +82,11 @@ impl Seat {
             0 => self.entity,
             own => entity_of(&self.user, &self.keys, own),
         }
+    }
+
+    /// Whether the device may put things of a class there.
+    pub(super) fn puts(&self, class: u8) -> bool {
+        self.puts.contains(&class)
     }
 
     pub(super) fn is_over(&self) -> bool {

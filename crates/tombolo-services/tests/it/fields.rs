@@ -554,7 +554,7 @@ impl Hooks for Game {
                     message: "not here".into(),
                     nodes: Vec::new(),
                 }),
-                name => Ok(u64::from(name.starts_with("red"))),
+                name => Ok(u64::from(name.starts_with("red")).into()),
             }
         })
     }
@@ -807,7 +807,7 @@ struct Turn(Arc<AtomicU64>);
 impl Hooks for Turn {
     fn authorize_field(&self, _: UserId, _: FieldId, _: u8) -> Marking {
         let marks = self.0.load(Ordering::Relaxed);
-        Box::pin(async move { Ok(marks) })
+        Box::pin(async move { Ok(marks.into()) })
     }
 
     fn sight(&self, _: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {

@@ -13,6 +13,7 @@ mod drops;
 mod duplicates;
 mod engine;
 mod fields;
+mod fields_classes;
 mod fields_hidden;
 mod finding;
 mod forged;

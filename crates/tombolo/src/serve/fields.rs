@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use tombolo_node::{
-    FIELD_SIGHT_RULES_MAX, FieldClass, FieldConfig, FieldDimensions, FieldSettingsError, FieldSight,
+    FIELD_SIGHT_RULES_MAX, FieldClass, FieldClassUse, FieldConfig, FieldDimensions,
+    FieldSettingsError, FieldSight,
 };
 
-use super::file::Fields;
+use super::file::{self, Fields};
 use super::source::Source;
 
 /// What the file says of fields, checked; what it does not say is as it is without a file.
@@ -67,6 +68,7 @@ pub(super) fn config(table: &Fields, source: &Source) -> anyhow::Result<FieldCon
         }
     }
     config.sight = sight(table).with_context(|| place("sight"))?;
+    config.devices = devices(table).with_context(|| place("class"))?;
     settings(table, &mut config);
     let checked = config.settings.check();
     checked.map_err(|error| anyhow::Error::new(error).context(place(key_of(error))))?;
@@ -91,6 +93,23 @@ fn sight(table: &Fields) -> anyhow::Result<Vec<FieldSight>> {
         Ok(rule)
     });
     rules.collect()
+}
+
+fn devices(table: &Fields) -> anyhow::Result<Vec<FieldClassUse>> {
+    let devices = table.classes.iter().map(|class| match class.devices {
+        None | Some(file::FieldClassUse::Enter) => FieldClassUse::Enter,
+        Some(file::FieldClassUse::Put) => FieldClassUse::Put,
+        Some(file::FieldClassUse::Any) => FieldClassUse::Any,
+        Some(file::FieldClassUse::None) => FieldClassUse::None,
+    });
+    let devices: Vec<_> = devices.collect();
+    let lets_in =
+        |given: &FieldClassUse| matches!(given, FieldClassUse::Enter | FieldClassUse::Any);
+    ensure!(
+        devices.is_empty() || devices.iter().any(lets_in),
+        "devices come in as one of the classes"
+    );
+    Ok(devices)
 }
 
 fn settings(table: &Fields, config: &mut FieldConfig) {

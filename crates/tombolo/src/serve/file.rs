@@ -214,6 +214,17 @@ pub(crate) struct FieldClass {
     pub(crate) range: f64,
     pub(crate) weight: Option<f64>,
     pub(crate) linked_within: Option<f64>,
+    pub(crate) devices: Option<FieldClassUse>,
+}
+
+/// What devices may do with a kind of entities.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FieldClassUse {
+    Enter,
+    Put,
+    Any,
+    None,
 }
 
 /// Where the nodes of a cluster keep what they share.

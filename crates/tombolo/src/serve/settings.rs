@@ -437,6 +437,14 @@ pub(super) mod tests {
                 "[[fields.class]]\nrange = 9\nweight = 0",
                 "line 1, fields.class: a weight is from",
             ),
+            (
+                "[[fields.class]]\nrange = 9\ndevices = 'put'",
+                "line 1, fields.class: devices come in as one",
+            ),
+            (
+                "[[fields.class]]\nrange = 9\ndevices = 'all'",
+                "unknown variant `all`, expected one of `enter`, `put`, `any`, `none`",
+            ),
             ("public = '0.0.0.0'", "node.toml: line 1, public: "),
             ("host = 'a b'", "node.toml: line 1, host: "),
             (

@@ -1,0 +1,127 @@
+//! Of which classes devices are in a field, and what they put there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tombolo_field::Mirror;
+use tombolo_services::{FieldClass, FieldClassUse, FieldPass, HookSet, Hooks, Marking};
+use tombolo_wire::v1::{self, ErrorCode};
+use tombolo_wire::{FieldId, UserId};
+
+use crate::lab::Lab;
+use crate::walker::{Walker, enter};
+
+/// Players, flags, bosses, and what everybody may be and put there.
+fn lab(hooks: HookSet) -> Lab {
+    Lab::with(|config| {
+        let fields = &mut config.fields;
+        fields.settings.classes = vec![FieldClass::seen_from(100.0); 5];
+        fields.devices = vec![
+            FieldClassUse::Enter,
+            FieldClassUse::Put,
+            FieldClassUse::None,
+            FieldClassUse::Any,
+        ];
+        config.hooks = hooks.clone();
+    })
+}
+
+/// Comes in as a class.
+async fn comes_as(lab: &Lab, user: &str, class: u32) -> Result<Walker, ErrorCode> {
+    let mut device = lab.device(user).await;
+    let wanted = v1::EnterField {
+        dimensions: 2,
+        class,
+        report: Some(v1::FieldReport {
+            position: vec![0.0; 2],
+            sequence: 1,
+            ..v1::FieldReport::default()
+        }),
+        ..v1::EnterField::default()
+    };
+    let entered = enter(&mut device, wanted).await?;
+    Ok(Walker {
+        device,
+        mirror: Mirror::new(),
+        seat: entered.seat,
+        entity: tombolo_field::EntityId(entered.entity),
+        sequence: 1,
+        largest: 0,
+        refusals: Vec::new(),
+        introduced: Vec::new(),
+    })
+}
+
+/// The classes of what gets there when a device puts something of each.
+async fn puts(walker: &mut Walker) -> Vec<u8> {
+    for class in 0..6 {
+        let report = v1::FieldReport {
+            own: 1 + class,
+            class,
+            ..walker.report(&[1.0, 0.0])
+        };
+        walker.tell(Some(report));
+    }
+    walker.hear().await;
+    let mut classes: Vec<_> = walker.mirror.seen().map(|(_, seen)| seen.class).collect();
+    classes.sort_unstable();
+    classes
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_are_and_put_there_what_the_node_lets_them() {
+    for (class, expected) in [
+        (0, Ok(vec![0, 1, 3])),
+        (1, Err(ErrorCode::BadReport)),
+        (2, Err(ErrorCode::BadReport)),
+        (3, Ok(vec![1, 3])),
+        // Of which nothing was said.
+        (4, Ok(vec![1, 3, 4])),
+    ] {
+        let lab = lab(HookSet::default());
+        let put = match comes_as(&lab, "alice", class).await {
+            Ok(mut alice) => {
+                let put = puts(&mut alice).await;
+                let count = 6 - put.len();
+                assert_eq!(alice.refusals, vec![ErrorCode::BadReport; count], "{class}");
+                Ok(put)
+            }
+            Err(code) => Err(code),
+        };
+        assert_eq!(put, expected, "{class}");
+        let refused = lab.services.stats().fields.refused;
+        let reason = match &expected {
+            Ok(_) => "the device may put nothing of that class there",
+            Err(_) => "devices do not come in as that class",
+        };
+        let count = expected.map_or(1, |put| 6 - put.len() as u64);
+        assert_eq!(refused, BTreeMap::from([(reason.to_owned(), count)]));
+    }
+}
+
+/// Lets some put there what the node does not let them, and others nothing.
+struct Game;
+
+impl Hooks for Game {
+    fn authorize_field(&self, user: UserId, _: FieldId, _: u8) -> Marking {
+        let puts = match user.as_str() {
+            "keeper" => Some(BTreeSet::from([2, 5])),
+            "guest" => Some(BTreeSet::new()),
+            _ => None,
+        };
+        Box::pin(async move { Ok(FieldPass { marks: 0, puts }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_game_says_what_a_device_puts_there_whatever_the_node_does() {
+    for (user, expected) in [
+        // There is no class 5.
+        ("keeper", vec![2]),
+        ("guest", vec![]),
+        ("alice", vec![0, 1, 3]),
+    ] {
+        let lab = lab(HookSet::new(Game));
+        let mut walker = comes_as(&lab, user, 0).await.unwrap();
+        assert_eq!(puts(&mut walker).await, expected, "{user}");
+    }
+}
