@@ -358,15 +358,16 @@ impl Field {
     }
 
     /// Makes the datagrams of one tick; `deliver` gets each, with the observer it is for. Observers for
-    /// whom nothing has changed get none.
+    /// whom nothing has changed get none. Returns what was taken away as it has said nothing for too long, and where it
+    /// was.
     pub fn tick<S: Sight + ?Sized>(
         &mut self,
         now: Duration,
         sight: &S,
         mut deliver: impl FnMut(EntityId, &[u8]),
-    ) {
+    ) -> Vec<(EntityId, [f64; 3])> {
         self.tick = self.tick.saturating_add(1);
-        self.remove_silent(now);
+        let silent = self.remove_silent(now);
         self.grid.arrange();
         self.moves.note(&self.entities);
         match self.settings.dimensions {
@@ -376,6 +377,7 @@ impl Field {
         // Nobody knows of them any more.
         self.free.extend(self.emptied.drain(..));
         self.renumber_if_due();
+        silent
     }
 
     /// The tick that was made last.
@@ -626,19 +628,20 @@ impl Field {
         entity.is_some_and(|entity| entity.sequence == sequence)
     }
 
-    fn remove_silent(&mut self, now: Duration) {
+    fn remove_silent(&mut self, now: Duration) -> Vec<(EntityId, [f64; 3])> {
         let silence = self.settings.silence;
         let silent: Vec<_> = self
             .entities
             .iter()
             .flatten()
             .filter(|entity| now.saturating_sub(entity.reported) > silence)
-            .map(|entity| entity.id)
+            .map(|entity| (entity.id, entity.position))
             .collect();
         self.stats.silent += silent.len() as u64;
-        for id in silent {
-            self.remove(id);
+        for (id, _) in &silent {
+            self.remove(*id);
         }
+        silent
     }
 
     fn entity(&self, id: EntityId) -> Option<&Entity> {

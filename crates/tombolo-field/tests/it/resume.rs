@@ -121,6 +121,20 @@ fn who_says_nothing_is_taken_away() {
 }
 
 #[test]
+fn who_falls_silent_is_named_once_and_where_it_was() {
+    let mut world = World::new(seen_from(100.0));
+    world.put(0, [0.0; 3]);
+    world.put(1, [1.0, 2.0, 0.0]);
+    let mut named = Vec::new();
+    for second in 0..30 {
+        world.now = Duration::from_secs(second);
+        world.put(0, [0.0; 3]);
+        named.extend(world.field.tick(world.now, &Everything, |_, _| {}));
+    }
+    assert_eq!(named, [(EntityId(1), [1.0, 2.0, 0.0])]);
+}
+
+#[test]
 fn late_datagrams_do_not_bring_back_what_has_left() {
     let mut world = World::new(seen_from(100.0));
     world.put(0, [0.0; 3]);

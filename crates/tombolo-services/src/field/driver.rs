@@ -445,10 +445,16 @@ impl Driver {
             node.push_unreliable(&session, server_frame::Body::FieldBatch(batch));
         };
         let deferred = self.field.stats().deferred;
-        if self.filter.shows_everything() {
-            self.field.tick(now, &Everything, &mut deliver);
+        let silent = if self.filter.shows_everything() {
+            self.field.tick(now, &Everything, &mut deliver)
         } else {
-            self.field.tick(now, &self.filter, &mut deliver);
+            self.field.tick(now, &self.filter, &mut deliver)
+        };
+        for (entity, position) in silent {
+            // Others are taken away where they are.
+            if self.locals.contains_key(&entity) {
+                self.news.leave(entity, self.field.cell(position));
+            }
         }
         let deferred = self.field.stats().deferred - deferred;
         self.node.counters.fields.deferred.add(deferred);
