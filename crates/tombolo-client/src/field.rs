@@ -69,8 +69,8 @@ pub enum FieldEvent {
     Entered(Neighbour),
     /// Something in range has moved, or says something else. Whoever is slow to ask gets the latest only.
     Updated(Neighbour),
-    /// Something is out of range, or gone. What had come and gone before this was asked for is told by this alone:
-    /// [`Field::neighbours`] may have shown it meanwhile.
+    /// Something is out of range, or gone. Of what had come and gone before this was asked for nothing is told, unless
+    /// [`Field::neighbours`] has shown it meanwhile.
     Left(EntityId),
     /// Another device has started a link to this one.
     Peer(Peer),

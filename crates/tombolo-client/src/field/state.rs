@@ -171,6 +171,8 @@ struct Inner {
     waiting: VecDeque<Waiting>,
     /// Those of which an update waits: the latest is told.
     updated: BTreeSet<EntityId>,
+    /// Those of which the application has heard nothing yet: that they have come waits.
+    unheard: BTreeSet<EntityId>,
     missed: u64,
     is_over: bool,
     /// `None` when nobody is linked by itself.
@@ -221,6 +223,7 @@ impl FieldState {
             said: Said::new(position, payload),
             waiting: VecDeque::new(),
             updated: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             missed: 0,
             is_over: false,
             circle: None,
@@ -345,8 +348,10 @@ impl FieldState {
         self.lock().entity
     }
 
+    /// What is in range, of all of which the application hears by this.
     pub(super) fn seen(&self) -> Vec<(EntityId, Seen)> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.unheard.clear();
         let seen = inner.mirror.seen();
         seen.map(|(entity, seen)| (entity, seen.clone())).collect()
     }
@@ -567,26 +572,51 @@ impl Inner {
     }
 
     fn push(&mut self, waiting: Waiting) {
+        if let Waiting::Change(Change::Left(entity)) = waiting
+            && self.unheard.remove(&entity)
+        {
+            return self.forget(entity);
+        }
         if let Waiting::Change(Change::Updated(entity)) = waiting
-            && !self.updated.insert(entity)
+            && self.updated.contains(&entity)
         {
             return;
         }
         if self.waiting.len() >= EVENTS_MAX {
-            if let Waiting::Change(Change::Updated(entity)) = waiting {
-                self.updated.remove(&entity);
-            }
             self.missed += 1;
             return;
         }
+        if let Waiting::Change(Change::Updated(entity)) = waiting {
+            self.updated.insert(entity);
+        }
+        if let Waiting::Change(Change::Entered(entity)) = waiting {
+            self.unheard.insert(entity);
+        }
         self.waiting.push_back(waiting);
+    }
+
+    /// Tells nothing of what has come and gone before the application has heard of it.
+    fn forget(&mut self, entity: EntityId) {
+        self.updated.remove(&entity);
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::Change(Change::Entered(other) | Change::Updated(other)) => *other != entity,
+            Waiting::Change(Change::Left(_))
+            | Waiting::Peer(_)
+            | Waiting::Linked(_)
+            | Waiting::Unlinked(_)
+            | Waiting::Refused(_) => true,
+        });
     }
 
     /// What there is to tell of it now; `None` for what has left meanwhile, which is told next.
     fn told(&mut self, waiting: Waiting) -> Option<Told> {
         let seen = |entity: EntityId| self.mirror.find(entity).cloned();
         Some(match waiting {
-            Waiting::Change(Change::Entered(entity)) => Told::Entered(entity, seen(entity)?),
+            Waiting::Change(Change::Entered(entity)) => {
+                let seen = seen(entity);
+                self.unheard.remove(&entity);
+                Told::Entered(entity, seen?)
+            }
             Waiting::Change(Change::Updated(entity)) => {
                 let seen = seen(entity);
                 self.updated.remove(&entity);

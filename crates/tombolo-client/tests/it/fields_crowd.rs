@@ -65,13 +65,13 @@ async fn a_device_is_told_everything_anew_by_a_node_that_takes_less_of_what_it_k
 }
 
 /// What the script tells a device that stands at zero among so many others.
-struct Crowd {
-    field: tombolo_field::Field,
+pub(crate) struct Crowd {
+    pub(crate) field: tombolo_field::Field,
     others: usize,
 }
 
 impl Crowd {
-    fn new(others: usize) -> Self {
+    pub(crate) fn new(others: usize) -> Self {
         let mut field = tombolo_field::Field::new(Settings::default()).unwrap();
         for id in 0..=others as u64 {
             let report = Report::at([id as f64 * 0.01, 0.0, 0.0]);
@@ -86,7 +86,7 @@ impl Crowd {
         Self { field, others }
     }
 
-    fn tick(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn tick(&mut self) -> Vec<Vec<u8>> {
         let mut batches = Vec::new();
         self.field.tick(Duration::ZERO, &Everything, |_, batch| {
             batches.push(batch.to_vec());
@@ -120,7 +120,7 @@ impl Crowd {
     }
 }
 
-async fn tell(line: &mut Line, batch: &[u8]) {
+pub(crate) async fn tell(line: &mut Line, batch: &[u8]) {
     let batch = FieldBatch {
         seat: 1,
         batch: batch.to_vec().into(),

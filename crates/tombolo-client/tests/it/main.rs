@@ -12,6 +12,7 @@ mod fields;
 mod fields_crowd;
 mod fields_left;
 mod fields_put;
+mod fields_unread;
 mod groups;
 mod lab;
 mod leaving;
