@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_field::Mirror;
 use tombolo_services::{FieldClass, FieldClassUse, FieldPass, HookSet, Hooks, Marking};
 use tombolo_wire::v1::{self, ErrorCode};
 use tombolo_wire::{FieldId, UserId};
@@ -27,28 +26,15 @@ fn lab(hooks: HookSet) -> Lab {
 
 /// Comes in as a class.
 async fn comes_as(lab: &Lab, user: &str, class: u32) -> Result<Walker, ErrorCode> {
-    let mut device = lab.device(user).await;
+    let mut walker = Walker::outside(lab.device(user).await);
     let wanted = v1::EnterField {
         dimensions: 2,
         class,
-        report: Some(v1::FieldReport {
-            position: vec![0.0; 2],
-            sequence: 1,
-            ..v1::FieldReport::default()
-        }),
+        report: Some(walker.report(&[0.0, 0.0])),
         ..v1::EnterField::default()
     };
-    let entered = enter(&mut device, wanted).await?;
-    Ok(Walker {
-        device,
-        mirror: Mirror::new(),
-        seat: entered.seat,
-        entity: tombolo_field::EntityId(entered.entity),
-        sequence: 1,
-        largest: 0,
-        refusals: Vec::new(),
-        introduced: Vec::new(),
-    })
+    walker.seat = enter(&mut walker.device, wanted).await?.seat;
+    Ok(walker)
 }
 
 /// The classes of what gets there when a device puts something of each.

@@ -15,6 +15,7 @@ mod engine;
 mod fields;
 mod fields_classes;
 mod fields_hidden;
+mod fields_secrets;
 mod fields_silence;
 mod finding;
 mod forged;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use tombolo_field::{Change, EntityId, Mirror};
 use tombolo_services::Outgoing;
@@ -22,12 +23,20 @@ pub(crate) struct Walker {
     pub(crate) largest: usize,
     pub(crate) refusals: Vec<ErrorCode>,
     pub(crate) introduced: Vec<v1::Introduced>,
+    /// All batches that have come.
+    pub(crate) batches: Vec<Bytes>,
 }
 
 impl Walker {
     pub(crate) async fn new(lab: &Lab, user: &str, at: &[f64]) -> Self {
-        let device = lab.device(user).await;
-        let mut walker = Self {
+        let mut walker = Self::outside(lab.device(user).await);
+        walker.enter(at).await.unwrap();
+        walker
+    }
+
+    /// One that has not entered the field yet.
+    pub(crate) fn outside(device: Device) -> Self {
+        Self {
             device,
             mirror: Mirror::new(),
             seat: 0,
@@ -36,9 +45,8 @@ impl Walker {
             largest: 0,
             refusals: Vec::new(),
             introduced: Vec::new(),
-        };
-        walker.enter(at).await.unwrap();
-        walker
+            batches: Vec::new(),
+        }
     }
 
     pub(crate) async fn enter(&mut self, at: &[f64]) -> Result<(), ErrorCode> {
@@ -110,6 +118,7 @@ impl Walker {
             Some(server_frame::Body::FieldBatch(batch)) if batch.seat == self.seat => {
                 self.largest = self.largest.max(batch.batch.len());
                 let changes = self.mirror.apply(&batch.batch).unwrap();
+                self.batches.push(batch.batch);
                 self.tell(None);
                 Some(changes)
             }
