@@ -58,8 +58,12 @@ const CROWDS: &[Crowd] = &[
     },
 ];
 
-/// Whose datagrams are read.
+/// Of how many the datagrams are read while ticks are measured: to read all would take the memory from the field that it
+/// has at hand. All are read in other ticks.
 const SAMPLE: u64 = 50;
+
+/// In how many ticks all datagrams are read before it is looked at what all have.
+const ALL: u32 = 20;
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(arguments.ticks > 0, "measure at least one tick");
@@ -81,10 +85,21 @@ struct Figures {
     recall: f64,
     /// How much more the sample has than what is in range.
     excess: f64,
+    /// The same of everybody, at the end of ticks that are not measured.
+    all: Compared,
+}
+
+/// What some have against what is in their range.
+#[derive(Default)]
+struct Compared {
+    recall: f64,
+    excess: f64,
+    /// The least recall of one of them.
+    least: f64,
 }
 
 fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
-    let mut walk = Walk::new(crowd)?;
+    let mut walk = Walk::new(crowd, SAMPLE)?;
     let mut figures = Figures::default();
     for tick in 0..ticks + WARM {
         let round = walk.round(crowd, tick)?;
@@ -96,10 +111,11 @@ fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
         figures.datagrams += round.datagrams;
         figures.bytes += round.bytes;
         figures.largest = figures.largest.max(round.largest);
-        let (recall, excess) = compare(&walk.places, &walk.mirrors);
-        figures.recall += recall / f64::from(ticks);
-        figures.excess += excess / f64::from(ticks);
+        let compared = compare(&walk.places, &walk.mirrors);
+        figures.recall += compared.recall / f64::from(ticks);
+        figures.excess += compared.excess / f64::from(ticks);
     }
+    figures.all = look_at_all(crowd)?;
     ensure!(
         figures.largest <= crowd.budget,
         "a datagram of {} bytes",
@@ -109,11 +125,22 @@ fn measure(crowd: &Crowd, ticks: u32) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
+/// What everybody has after the same walk, of which nothing is measured.
+fn look_at_all(crowd: &Crowd) -> anyhow::Result<Compared> {
+    let mut walk = Walk::new(crowd, crowd.entities)?;
+    for tick in 0..WARM + ALL {
+        walk.round(crowd, tick)?;
+    }
+    Ok(compare(&walk.places, &walk.mirrors))
+}
+
 /// A crowd on its way.
 struct Walk {
     random: ChaCha8Rng,
     field: Field,
     places: Vec<[f64; 3]>,
+    /// So many have their datagrams read.
+    sample: u64,
     mirrors: BTreeMap<EntityId, Mirror>,
 }
 
@@ -128,7 +155,7 @@ struct Round {
 }
 
 impl Walk {
-    fn new(crowd: &Crowd) -> anyhow::Result<Self> {
+    fn new(crowd: &Crowd, sample: u64) -> anyhow::Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let field = Field::new(Settings {
             classes: vec![Class::seen_from(RANGE)],
@@ -149,6 +176,7 @@ impl Walk {
             places: places.collect(),
             random,
             field,
+            sample,
             mirrors: BTreeMap::new(),
         })
     }
@@ -174,12 +202,13 @@ impl Walk {
         let mut told = Vec::new();
         // Datagrams of the sample are kept and read later: a device does that, not the node.
         let mut kept: Vec<(EntityId, Vec<u8>)> = Vec::new();
+        let sample = self.sample;
         let start = Instant::now();
         self.field.tick(now, &Everything, |id, datagram| {
             round.bytes += datagram.len() as u64;
             round.largest = round.largest.max(datagram.len());
             told.push(id);
-            if id.0 < SAMPLE {
+            if id.0 < sample {
                 kept.push((id, datagram.to_vec()));
             }
         });
@@ -205,7 +234,7 @@ impl Walk {
         };
         for id in (0..crowd.entities).map(EntityId) {
             self.field.observe(id, watch)?;
-            if id.0 < SAMPLE {
+            if id.0 < self.sample {
                 self.mirrors.insert(id, Mirror::new());
             }
         }
@@ -213,23 +242,32 @@ impl Walk {
     }
 }
 
-/// What the sample has against what is in range, by looking at everybody.
-fn compare(places: &[[f64; 3]], mirrors: &BTreeMap<EntityId, Mirror>) -> (f64, f64) {
-    let (mut in_range, mut had, mut seen) = (0_usize, 0_usize, 0_usize);
+/// What some have against what is in range, by looking at everybody.
+fn compare(places: &[[f64; 3]], mirrors: &BTreeMap<EntityId, Mirror>) -> Compared {
+    let (mut in_range, mut had, mut seen, mut least) = (0_usize, 0_usize, 0_usize, 1.0_f64);
     for (id, mirror) in mirrors {
         let me = places[id.0 as usize];
-        seen += mirror.seen().len();
-        let known: std::collections::BTreeSet<_> = mirror.seen().map(|(id, _)| id.0).collect();
-        for (other, place) in places.iter().enumerate() {
+        let (mut mine_in_range, mut mine_had) = (0_usize, 0_usize);
+        for (other, place) in (0_u64..).zip(places) {
             let square = (place[0] - me[0]).powi(2) + (place[1] - me[1]).powi(2);
-            if other as u64 != id.0 && square <= RANGE * RANGE {
-                in_range += 1;
-                had += usize::from(known.contains(&(other as u64)));
+            if other != id.0 && square <= RANGE * RANGE {
+                mine_in_range += 1;
+                mine_had += usize::from(mirror.find(EntityId(other)).is_some());
             }
         }
+        if mine_in_range > 0 {
+            least = least.min(mine_had as f64 / mine_in_range as f64);
+        }
+        in_range += mine_in_range;
+        had += mine_had;
+        seen += mirror.seen().len();
     }
     let all = in_range.max(1) as f64;
-    (had as f64 / all, seen as f64 / all)
+    Compared {
+        recall: had as f64 / all,
+        excess: seen as f64 / all,
+        least,
+    }
 }
 
 fn tell(is_json: bool, crowd: &Crowd, figures: &Figures) {
@@ -248,13 +286,17 @@ fn tell(is_json: bool, crowd: &Crowd, figures: &Figures) {
             "datagram_bytes_max": figures.largest,
             "recall": figures.recall,
             "delivery": figures.excess,
+            "recall_of_all": figures.all.recall,
+            "recall_least": figures.all.least,
+            "delivery_of_all": figures.all.excess,
         });
         println!("{line}");
         return;
     }
     println!(
         "{:<36} tick p50 {:.1} ms, p95 {:.1} ms; reports {:.1} ms; datagrams {:.0} B on the mean, {} at \
-         most; recall {:.2} %, delivery {:.3}",
+         most; recall {:.2} %, delivery {:.3}; of all, in ticks beside: recall {:.2} %, {:.2} % the least, delivery \
+         {:.3}",
         crowd.name,
         ms(half),
         ms(most),
@@ -262,7 +304,10 @@ fn tell(is_json: bool, crowd: &Crowd, figures: &Figures) {
         mean,
         figures.largest,
         figures.recall * 100.0,
-        figures.excess
+        figures.excess,
+        figures.all.recall * 100.0,
+        figures.all.least * 100.0,
+        figures.all.excess
     );
 }
 
@@ -270,3 +315,29 @@ fn tell(is_json: bool, crowd: &Crowd, figures: &Figures) {
 const WARM: u32 = 30;
 
 const PAYLOAD: [u8; 4] = [1, 2, 3, 4];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_looked_at_and_the_one_that_knows_least() {
+        let crowd = Crowd {
+            name: "some",
+            entities: 300,
+            width: 300.0,
+            budget: BUDGET_MAX,
+        };
+        let mut walk = Walk::new(&crowd, crowd.entities).expect("there is room");
+        for tick in 0..5 {
+            walk.round(&crowd, tick).expect("all goes well");
+        }
+        let all = compare(&walk.places, &walk.mirrors);
+        assert_eq!((all.recall, all.least), (1.0, 1.0));
+        assert!((1.0..1.15).contains(&all.excess), "{}", all.excess);
+        // The last one has heard of nobody.
+        walk.mirrors.insert(EntityId(299), Mirror::new());
+        let all = compare(&walk.places, &walk.mirrors);
+        assert!(all.recall < 1.0 && all.least == 0.0, "{}", all.recall);
+    }
+}
