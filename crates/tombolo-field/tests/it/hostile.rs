@@ -77,7 +77,7 @@ fn other_reports_that_make_no_sense_are_refused() {
         };
         assert_eq!(field.observe(EntityId(1), watch), Err(Refused::Range));
     }
-    let knowledge = vec![(EntityId(1), 1); 8193];
+    let knowledge = vec![(EntityId(1), 1); 8001];
     assert_eq!(
         field.resume(EntityId(1), reliable(1100), &knowledge),
         Err(Refused::Knowledge)

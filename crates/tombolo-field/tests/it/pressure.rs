@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_field::{BUDGET_MIN, EntityId, Everything, Watch};
+use tombolo_field::{BUDGET_MIN, Class, EntityId, Everything, POSITION_MAX, Settings, Watch};
 
 use crate::world::{Dice, World, reliable, seen_from};
 
@@ -58,6 +58,69 @@ fn the_nearest_go_on_at_full_rate_and_the_rest_at_a_falling_one() {
         share(61..=99),
     ];
     assert!(shares.is_sorted_by(|near, far| near > far), "{shares:?}");
+}
+
+#[test]
+fn who_counts_more_is_told_more_often_from_as_far() {
+    let class = |weight| Class {
+        weight,
+        ..Class::seen_from(100.0)
+    };
+    let mut world = World::new(Settings {
+        classes: vec![class(1.0), class(4.0)],
+        ..Settings::default()
+    });
+    world.put(0, [0.0; 3]);
+    world.observe(0, reliable(BUDGET_MIN));
+    let (mut told, mut last) = ([0.0_f64; 2], BTreeMap::new());
+    for _ in 0..400 {
+        for id in 1..=60_u8 {
+            world.put_as(id.into(), id % 2, 0, [40.0, f64::from(id) / 10.0, 0.0]);
+        }
+        world.tick(&Everything);
+        for (id, seen) in world.mirrors[&EntityId(0)].seen() {
+            let is_told = last.insert(id, seen.sequence) != Some(seen.sequence);
+            told[usize::from(seen.class)] += f64::from(u8::from(is_told));
+        }
+    }
+    let often = told[1] / told[0];
+    assert!((3.0..5.0).contains(&often), "{told:?}");
+}
+
+#[test]
+fn in_one_spot_all_are_told_of_all_and_of_nobody_less_than_of_others() {
+    // At zero, where four cells meet, and where coordinates end.
+    for spot in [[0.0; 3], [POSITION_MAX, -POSITION_MAX, 0.0]] {
+        let mut world = World::new(seen_from(100.0));
+        let ids = 0..60_u64;
+        let (mut told, mut last) = (BTreeMap::new(), BTreeMap::new());
+        for tick in 0..200 {
+            for id in ids.clone() {
+                world.put(id, spot);
+                if tick == 0 {
+                    world.observe(id, reliable(BUDGET_MIN));
+                }
+            }
+            world.tick(&Everything);
+            assert!(world.sizes.values().all(|size| *size <= BUDGET_MIN));
+            for (observer, mirror) in &world.mirrors {
+                for (id, seen) in mirror.seen() {
+                    let pair = (*observer, id);
+                    if last.insert(pair, seen.sequence) != Some(seen.sequence) {
+                        *told.entry(pair).or_insert(0) += 1;
+                    }
+                    assert_eq!(seen.position, spot);
+                }
+            }
+        }
+        assert_eq!(told.len(), 60 * 59, "all know of all");
+        let (least, most) = (told.values().min(), told.values().max());
+        // Nine fit into a datagram, so that each has about thirty turns.
+        assert!(
+            *least.unwrap() >= 25 && *most.unwrap() <= 38,
+            "{least:?} {most:?}"
+        );
+    }
 }
 
 #[test]

@@ -92,7 +92,8 @@ impl World {
         let under_way = &mut self.under_way;
         let (dice, soonest, jitter) = (&mut self.dice, self.ticks + self.lag, self.jitter);
         self.field.tick(self.now, sight, |id, datagram| {
-            sizes.insert(id, datagram.len());
+            let before = sizes.insert(id, datagram.len());
+            assert_eq!(before, None, "{id:?} has one datagram in a tick");
             if arrives(id)
                 && let Some(mirror) = mirrors.get_mut(&id)
             {

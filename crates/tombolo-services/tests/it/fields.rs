@@ -513,6 +513,40 @@ async fn a_crowd_keeps_every_devices_budget() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_wants_less_gets_less_and_others_no_less_for_it() {
+    let lab = Lab::new();
+    let mut crowd = Vec::new();
+    for number in 0..40 {
+        let at = [f64::from(number), 0.0];
+        crowd.push(Walker::new(&lab, &format!("user-{number}"), &at).await);
+    }
+    let mut modest = Walker::outside(lab.device("modest").await);
+    let wanted = v1::EnterField {
+        dimensions: 2,
+        budget: 256,
+        report: Some(modest.report(&[20.0, 0.0])),
+        ..v1::EnterField::default()
+    };
+    modest.seat = enter(&mut modest.device, wanted).await.unwrap().seat;
+    crowd.push(modest);
+    for round in 0..40 {
+        for (number, walker) in crowd.iter_mut().enumerate() {
+            walker.go(&[number as f64 % 40.0, f64::from(round)]);
+        }
+        for walker in &mut crowd {
+            while walker.hear_one(Duration::ZERO).await.is_some() {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let modest = crowd.pop().unwrap();
+    assert!((200..=256).contains(&modest.largest), "{}", modest.largest);
+    assert_eq!(modest.seen().len(), 40, "it is told of all with time");
+    for walker in &crowd {
+        assert!(walker.largest > 600, "{}", walker.largest);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nodes_that_split_cells_otherwise_hear_each_other() {
     let local = tombolo_engine::Local::new(tombolo_engine::LocalConfig::default());
     let nodes = [start(&local, 0), start(&local, 1)];

@@ -1,11 +1,15 @@
 //! Of which classes devices are in a field, and what they put there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use tombolo_engine::{Local, LocalConfig};
+use tombolo_field::EntityId;
 use tombolo_services::{FieldClass, FieldClassUse, FieldPass, HookSet, Hooks, Marking};
 use tombolo_wire::v1::{self, ErrorCode};
 use tombolo_wire::{FieldId, UserId};
 
+use crate::cluster::start_with;
 use crate::lab::Lab;
 use crate::walker::{Walker, enter};
 
@@ -26,14 +30,20 @@ fn lab(hooks: HookSet) -> Lab {
 
 /// Comes in as a class.
 async fn comes_as(lab: &Lab, user: &str, class: u32) -> Result<Walker, ErrorCode> {
+    comes_to(lab, user, class, &[0.0, 0.0]).await
+}
+
+/// The same, at a place.
+async fn comes_to(lab: &Lab, user: &str, class: u32, at: &[f64]) -> Result<Walker, ErrorCode> {
     let mut walker = Walker::outside(lab.device(user).await);
     let wanted = v1::EnterField {
-        dimensions: 2,
+        dimensions: at.len() as u32,
         class,
-        report: Some(walker.report(&[0.0, 0.0])),
+        report: Some(walker.report(at)),
         ..v1::EnterField::default()
     };
-    walker.seat = enter(&mut walker.device, wanted).await?.seat;
+    let entered = enter(&mut walker.device, wanted).await?;
+    (walker.seat, walker.entity) = (entered.seat, EntityId(entered.entity));
     Ok(walker)
 }
 
@@ -109,5 +119,39 @@ async fn the_game_says_what_a_device_puts_there_whatever_the_node_does() {
         let lab = lab(HookSet::new(Game));
         let mut walker = comes_as(&lab, user, 0).await.unwrap();
         assert_eq!(puts(&mut walker).await, expected, "{user}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_two_nodes_each_class_is_seen_from_its_range_in_space_up_to_its_ends() {
+    let local = Local::new(LocalConfig::default());
+    let node = |number| {
+        start_with(&local, number, |config| {
+            let classes = [20.0, 450.0].map(FieldClass::seen_from);
+            config.fields.settings.classes = classes.into();
+            // As in a node's file.
+            config.fields.settings.cell = 450.0;
+        })
+    };
+    let nodes = [node(0), node(1)];
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (number, corner) in [0.0, 1e12, -1e12].into_iter().enumerate() {
+        // Away from the end.
+        let along = if corner > 0.0 { -1.0 } else { 1.0 };
+        let come = async |node: usize, name: &str, class: u32, away: f64| {
+            let at = [corner, corner + along * away, corner];
+            let user = format!("{name}-{number}");
+            comes_to(&nodes[node].lab, &user, class, &at).await.unwrap()
+        };
+        let mut alice = come(0, "alice", 0, 0.0).await;
+        let near = come(1, "near", 0, 19.0).await;
+        let far = come(1, "far", 0, 21.0).await;
+        let giant = come(1, "giant", 1, 440.0).await;
+        let further = come(1, "further", 1, 460.0).await;
+        alice.hear().await;
+        let mut expected = [near.entity, giant.entity];
+        expected.sort_unstable();
+        assert_eq!(alice.seen(), expected, "at {corner}");
+        drop((far, further));
     }
 }
