@@ -14,7 +14,8 @@ use tombolo_wire::{FieldId, PublicKeys, RoomId, UserId};
 use crate::error::Error;
 use crate::keys::PublicKey;
 use crate::link::{
-    self, Delivering, Driver, Inputs, Introduction, Lane, LinkConfig, Over, Peer, Place, Shop,
+    self, Delivering, Driver, Heard, Inputs, Introduction, Lane, LinkConfig, Over, Pairing, Peer,
+    Place, Shop, Standing,
 };
 use crate::session::Introduced;
 
@@ -82,15 +83,25 @@ struct Begun {
     is_unanswered: bool,
 }
 
+/// What a link is started with.
+struct Start {
+    target: Target,
+    keys: PublicKeys,
+    first: Vec<(Lane, Bytes)>,
+    /// The introduction that begins it.
+    answers: Option<Introduction>,
+    /// Of the link whose place it takes, unless the peer is to know it as another one.
+    standing: Option<Standing>,
+}
+
 struct Link {
     /// Of the device at the other end.
     identity: PublicKey,
     target: Target,
     /// Where the two are introduced now: the target's meeting, unless they have left that.
     meeting: watch::Sender<Meeting>,
-    attempt: u64,
-    /// The peer's attempt, once introduced.
-    remote_attempt: Option<u64>,
+    standing: Standing,
+    pairing: Pairing,
     handle: Weak<link::Shared>,
     place: Arc<Place>,
     inputs: Inputs,
@@ -115,28 +126,30 @@ impl Link {
         self.place.is_established() || self.place.has_waiting()
     }
 
-    /// Whether the introduction belongs to this link, rather than to a new one.
-    fn accepts(&self, introduction: &Introduction) -> bool {
-        match self.remote_attempt {
-            Some(remote) => remote == introduction.attempt,
-            // Both ends began: theirs and ours are the two halves of one link. What only tells news is of another.
-            None => {
-                let is_begun = introduction.answers == 0 && !introduction.update;
-                is_begun || introduction.answers == self.attempt
-            }
-        }
+    /// Whether it is still to be seen with which of the peer's attempts it comes up.
+    fn is_open(&self) -> bool {
+        !self.place.is_established()
     }
 
-    fn on_introduction(&mut self, introduction: Introduction) {
-        let is_first = self.remote_attempt.is_none();
-        // A full queue is a peer that talks too much.
-        if is_first || introduction.update {
-            self.remote_attempt = Some(introduction.attempt);
-            _ = self.inputs.introductions.try_send(introduction);
-        } else if !self.place.is_established() {
-            // A peer that repeats itself has not heard what it was answered.
-            self.tell_again();
+    /// Takes in what is told of this link; false where another link has to take its place.
+    fn on_introduction(&mut self, introduction: &Introduction, is_new: bool) -> bool {
+        let mut pairing = self.pairing;
+        if self.is_open() {
+            let heard = pairing.hear(introduction.attempt, introduction.answers);
+            // The peer let the one go that this link was with, and whatever that one was told.
+            let is_unasked = is_new && introduction.answers != self.pairing.own;
+            if heard == Heard::Anew && is_unasked {
+                return false;
+            }
+        } else if !introduction.update {
+            return true;
         }
+        // A full queue is a peer that talks too much.
+        let told = self.inputs.introductions.try_send(introduction.clone());
+        if told.is_ok() {
+            self.pairing = pairing;
+        }
+        true
     }
 
     fn tell_again(&self) {
@@ -186,7 +199,14 @@ impl Links {
             peer.send_all(first).map_err(Error::local)?;
             return Ok(peer);
         }
-        self.start(&mut links, target, keys, first, None)
+        let start = Start {
+            target,
+            keys,
+            first,
+            answers: None,
+            standing: None,
+        };
+        self.start(&mut links, start)
     }
 
     /// Deals with a peer's introduction; returns the link that it begins, if it does.
@@ -196,29 +216,36 @@ impl Links {
         mut introduction: Introduction,
     ) -> Option<Peer> {
         let keys = introduction.keys;
+        let identity = PublicKey(keys.identity);
         let mut links = self.lock();
         rekey(&mut links, &target, &introduction);
-        let of_peer = links
-            .iter_mut()
-            .filter(|link| link.identity.0 == keys.identity);
-        let mut before = Vec::new();
-        for link in of_peer {
-            if link.accepts(&introduction) {
-                self.remember(&mut introduction);
-                link.on_introduction(introduction);
-                // The peer has begun anew, and takes nothing from those before.
-                before
-                    .into_iter()
-                    .for_each(|link: &mut Link| link.end(link::REPLACED));
+        let is_new = !self.is_known(identity, introduction.attempt);
+        let mut standing = None;
+        if let Some(place) = whose(&links, identity, &introduction, is_new) {
+            self.remember(&mut introduction);
+            // The peer has begun anew, and takes nothing from those before.
+            let before = links[..place].iter();
+            before
+                .filter(|link| link.identity == identity)
+                .for_each(|link| link.end(link::REPLACED));
+            let link = &mut links[place];
+            if link.on_introduction(&introduction, is_new) {
                 return None;
             }
-            before.push(link);
-        }
-        if introduction.update || introduction.answers != 0 || !self.remember(&mut introduction) {
+            // To the peer it is the same: were it another, and the peer did likewise, they would miss each other.
+            standing = Some(link.standing.clone());
+        } else if !introduction.is_begun() || !self.remember(&mut introduction) {
             tracing::debug!(user = %target.user, "introduction of a link that is over: ignored");
             return None;
         }
-        let started = self.start(&mut links, target, keys, Vec::new(), Some(introduction));
+        let start = Start {
+            target,
+            keys,
+            first: Vec::new(),
+            answers: Some(introduction),
+            standing,
+        };
+        let started = self.start(&mut links, start);
         started
             .inspect_err(|error| tracing::warn!(%error, "introduction not answered"))
             .ok()
@@ -234,7 +261,7 @@ impl Links {
     ) {
         tracing::debug!(room = to.room, user = to.user, %error, "introduction refused");
         let mut links = self.lock();
-        let Some(link) = links.iter_mut().find(|link| link.attempt == to.attempt) else {
+        let Some(link) = links.iter_mut().find(|link| link.pairing.own == to.attempt) else {
             return;
         };
         if link.place.is_established() || to.is_update {
@@ -249,7 +276,7 @@ impl Links {
             link.is_forgotten = true;
             link.tell_again();
         } else {
-            if let Some(remote) = link.remote_attempt {
+            if let Some(remote) = link.pairing.remote {
                 self.begins_again(link.identity, remote);
             }
             link.end(&error.to_string());
@@ -274,21 +301,29 @@ impl Links {
         }
     }
 
-    fn start(
-        self: &Arc<Self>,
-        links: &mut Vec<Link>,
-        target: Target,
-        keys: PublicKeys,
-        first: Vec<(Lane, Bytes)>,
-        answers: Option<Introduction>,
-    ) -> Result<Peer, Error> {
+    fn start(self: &Arc<Self>, links: &mut Vec<Link>, start: Start) -> Result<Peer, Error> {
+        let Start {
+            target,
+            keys,
+            first,
+            answers,
+            standing,
+        } = start;
         link::check_first(&first).map_err(Error::local)?;
         let identity = PublicKey(keys.identity);
-        let remote_attempt = answers.as_ref().map(|introduction| introduction.attempt);
+        let standing = match standing {
+            Some(standing) => standing,
+            None => Standing::generate().map_err(Error::local)?,
+        };
+        let pairing = Pairing {
+            own: standing.attempt,
+            remote: answers.as_ref().map(|introduction| introduction.attempt),
+        };
         let (meeting, met) = watch::channel(target.meeting.clone());
         let (predecessors, delivering) = replace(links, &target, identity, answers.is_none());
         let config = LinkConfig {
             shop: self.shop.clone(),
+            standing: standing.clone(),
             meeting: met,
             user: target.user.clone(),
             expected_keys: keys,
@@ -299,20 +334,20 @@ impl Links {
             delivering,
         };
         let (peer, inputs, driver) = Driver::new(config).map_err(Error::local)?;
-        let attempt = peer.0.attempt;
         let registry = Arc::downgrade(self);
+        let place = Arc::clone(peer.0.place());
         tokio::spawn(async move {
             driver.run().await;
             if let Some(registry) = registry.upgrade() {
-                registry.forget(attempt);
+                registry.forget(&place);
             }
         });
         links.push(Link {
             identity,
             target,
             meeting,
-            attempt,
-            remote_attempt,
+            standing,
+            pairing,
             handle: Arc::downgrade(&peer.0),
             place: Arc::clone(peer.0.place()),
             inputs,
@@ -342,6 +377,11 @@ impl Links {
         true
     }
 
+    fn is_known(&self, identity: PublicKey, attempt: u64) -> bool {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        known(&mut begun, identity, attempt).is_some()
+    }
+
     /// The answer to an introduction did not get across.
     fn begins_again(&self, identity: PublicKey, attempt: u64) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -350,8 +390,8 @@ impl Links {
         }
     }
 
-    fn forget(&self, attempt: u64) {
-        self.lock().retain(|link| link.attempt != attempt);
+    fn forget(&self, place: &Arc<Place>) {
+        self.lock().retain(|link| !Arc::ptr_eq(&link.place, place));
     }
 
     /// Takes a connection to the link that waits for its key.
@@ -381,11 +421,38 @@ fn known(begun: &mut VecDeque<Begun>, identity: PublicKey, attempt: u64) -> Opti
     begun.find(|known| known.identity == identity && known.attempt == attempt)
 }
 
+/// The link that an introduction is of, or that it is to come up with.
+fn whose(
+    links: &[Link],
+    identity: PublicKey,
+    introduction: &Introduction,
+    is_new: bool,
+) -> Option<usize> {
+    let of_peer = || {
+        let links = links.iter().enumerate();
+        links.filter(move |(_, link)| link.identity == identity && !link.over.is_so())
+    };
+    let open = || of_peer().filter(|(_, link)| link.is_open());
+    let told = Some(introduction.attempt);
+    let of_this = of_peer().find(|(_, link)| link.pairing.remote == told);
+    let answered = || of_peer().find(|(_, link)| link.pairing.own == introduction.answers);
+    let begun = || match introduction.is_begun() && is_new {
+        // Both ends began: theirs and ours are the two halves of one link.
+        true => open()
+            .find(|(_, link)| link.pairing.remote.is_none())
+            .or_else(|| open().next_back()),
+        // It may be old, and ends nothing. A link that waits for those before it has told nothing yet.
+        false => of_peer().next().filter(|(_, link)| link.is_open()),
+    };
+    let whose = of_this.or_else(answered).or_else(begun);
+    whose.map(|(place, _)| place)
+}
+
 /// Moves a link to the key of the member's answer, which may have come back with another key
 /// between its joining and our introduction.
 fn rekey(links: &mut [Link], target: &Target, answer: &Introduction) {
     let is_answered = |link: &&mut Link| {
-        link.attempt == answer.answers && link.remote_attempt.is_none() && link.is_with(target)
+        link.pairing.own == answer.answers && link.is_open() && link.is_with(target)
     };
     if let Some(link) = links.iter_mut().find(is_answered) {
         link.identity = PublicKey(answer.keys.identity);
@@ -458,208 +525,6 @@ async fn handshake(incoming: noq::Incoming) -> Option<noq::Connection> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::net::{Ipv4Addr, SocketAddr};
-
-    use noq::ConnectionId;
-    use tokio::net::UdpSocket;
-    use tombolo_node::Node;
-    use tombolo_path::{Candidate, CandidateKind, Credentials, PeerConfig};
-
-    use super::*;
-    use crate::keys::Keys;
-    use crate::{Device, Room, RoomEvent, RoomOptions};
-
-    /// Between two packets of a flood.
-    const FLOOD_PACE: Duration = Duration::from_millis(2);
-
-    async fn node() -> Node {
-        let node = Node::builder().dev().listen([127, 0, 0, 1].into());
-        let node = node.allow_peer("127.0.0.0/8".parse().unwrap());
-        let node = node.port(0).turn_port(0).turns_port(0).start();
-        node.await.unwrap()
-    }
-
-    async fn device(node: &Node, user: &str) -> Device {
-        let url = node.ready().url.to_string();
-        let device = Device::builder(&url).development_user(user).connect();
-        device.await.unwrap()
-    }
-
-    async fn join(device: &Device, policy: Policy) -> Room {
-        let options = RoomOptions {
-            policy,
-            ..RoomOptions::default()
-        };
-        device.rooms().join_or_create("r", options).await.unwrap()
-    }
-
-    /// Links the two, and says something each way.
-    async fn link(alice: &Device, bob: &Device, policy: Policy) {
-        let alice_room = join(alice, policy).await;
-        let bob_room = join(bob, policy).await;
-        let name = UserId::parse("bob").unwrap();
-        while !alice_room.members().contains(&name) {
-            tokio::task::yield_now().await;
-        }
-        let to_bob = alice_room.peer(&name).open().unwrap();
-        let to_alice = loop {
-            if let Some(RoomEvent::Peer(peer)) = bob_room.next_event().await {
-                break peer;
-            }
-        };
-        for (from, to) in [(&to_alice, &to_bob), (&to_bob, &to_alice)] {
-            from.send(Lane::Reliable, "hello").unwrap();
-            assert_eq!(to.recv().await.unwrap().payload, "hello");
-        }
-    }
-
-    /// A member of a room that says to have these addresses.
-    fn liar(candidates: Vec<Candidate>) -> PeerConfig {
-        let [own, theirs] = [1, 2].map(|seed| Credentials::from_seed([seed; 32]));
-        let mut config = PeerConfig::new(own, theirs, true);
-        config.candidates = candidates;
-        config
-    }
-
-    /// The first packets of as many handshakes, none of which goes on.
-    async fn first_packets(count: usize) -> Vec<Vec<u8>> {
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let socket = UdpSocket::bind(loopback).await.unwrap();
-        let to = socket.local_addr().unwrap();
-        let endpoint = noq::Endpoint::client(loopback).unwrap();
-        let keys = Keys::generate().unwrap();
-        let tls = keys.client_config(keys.identity).unwrap();
-        let config = noq::ClientConfig::new(Arc::new(tls));
-        let begin = |_| endpoint.connect_with(config.clone(), to, "peer").unwrap();
-        let begun: Vec<_> = (0..count).map(begin).collect();
-        let mut by_id = BTreeMap::new();
-        while by_id.len() < begun.len() {
-            let mut packet = vec![0; 2048];
-            let bytes = socket.recv(&mut packet).await.unwrap();
-            packet.truncate(bytes);
-            let id = packet[6..][..usize::from(packet[5])].to_vec();
-            by_id.entry(id).or_insert(packet);
-        }
-        by_id.into_values().collect()
-    }
-
-    #[tokio::test]
-    async fn whoever_claims_anothers_addresses_does_not_keep_a_link_from_coming_up() {
-        let node = node().await;
-        let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        for (policy, moves) in [
-            (Policy::Relay, false),
-            (Policy::Relay, true),
-            (Policy::Any, true),
-        ] {
-            let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-            // Both were lied to, since either may be the one that begins the handshake.
-            for (device, other) in [(&alice, &bob), (&bob, &alice)] {
-                let net = device.0.net();
-                let liar = liar(other.candidates());
-                let (liar, _) = net.add_peer(liar, None).unwrap();
-                if moves {
-                    let elsewhere = Candidate::new(CandidateKind::Relayed, elsewhere);
-                    net.add_candidate(liar, elsewhere);
-                }
-            }
-            link(&alice, &bob, policy).await;
-        }
-        node.shutdown().await;
-    }
-
-    #[tokio::test]
-    async fn an_introduction_that_is_handed_over_again_begins_no_other_link() {
-        let node = node().await;
-        let bob = device(&node, "bob").await;
-        let links = bob.0.links();
-        let introduction = |attempt| {
-            let message = v1::Introduction {
-                attempt,
-                keys: Some((&Keys::generate().unwrap().public()).into()),
-                ..v1::Introduction::default()
-            };
-            Introduction::parse(message).unwrap()
-        };
-        let target = Target {
-            meeting: Meeting::Room(RoomId::parse("r").unwrap()),
-            user: UserId::parse("alice").unwrap(),
-            policy: Policy::Any,
-        };
-        let first = introduction(1);
-        let begin = |introduction| links.on_introduced(target.clone(), introduction);
-        for introduction in [first.clone(), introduction(1)] {
-            let peer = begin(introduction).expect("a link begins");
-            links.lock().iter().for_each(|link| link.end("over"));
-            peer.closed().await;
-            while !links.lock().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        }
-        assert!(begin(first.clone()).is_none());
-
-        // One whose answer did not get across begins a link once more.
-        let second = introduction(2);
-        let peer = begin(second.clone()).expect("a link begins");
-        let refused = Introduced {
-            room: "r".to_owned(),
-            user: "alice".to_owned(),
-            attempt: peer.0.attempt,
-            is_update: false,
-        };
-        links.on_refused(&refused, &Error::closed("nothing is kept for it"), &[]);
-        peer.closed().await;
-        while !links.lock().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        let peer = begin(second.clone()).expect("a link begins once more");
-        links.lock().iter().for_each(|link| link.end("over"));
-        peer.closed().await;
-        while !links.lock().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        assert!(begin(second).is_none());
-        node.shutdown().await;
-    }
-
-    #[tokio::test]
-    async fn an_introduced_peer_that_begins_many_handshakes_keeps_nobody_from_linking() {
-        let node = node().await;
-        let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
-        let mallory = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let at = Candidate::new(CandidateKind::Host, mallory.local_addr().unwrap());
-        // Either may be the one that awaits the other's handshake.
-        let targets = [&alice, &bob].map(|device| {
-            let net = device.0.net();
-            let first_id = ConnectionId::new(&[7; 16]);
-            net.add_peer(liar(vec![at]), Some(first_id)).unwrap();
-            SocketAddr::from((Ipv4Addr::LOCALHOST, net.port()))
-        });
-        let packets = first_packets(2 * HANDSHAKES_MAX).await;
-        let begin = async |packet: &[u8]| {
-            let relayed_path = [&[0x08], packet].concat();
-            for target in targets {
-                mallory.send_to(&relayed_path, target).await.unwrap();
-            }
-        };
-        for packet in &packets {
-            begin(packet).await;
-        }
-        let flood = async {
-            for packet in packets.iter().cycle() {
-                begin(packet).await;
-                tokio::time::sleep(FLOOD_PACE).await;
-            }
-        };
-        tokio::select! {
-            () = flood => {}
-            () = link(&alice, &bob, Policy::Relay) => {}
-        }
-        for device in [&alice, &bob] {
-            assert!(device.dropped().unexpected_handshakes > 0, "and is counted");
-        }
-        node.shutdown().await;
-    }
-}
+mod crossing;
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use noq::{ConnectionId, PathId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tombolo_path::{AddPeerError, Credentials, PeerConfig, PeerId, Policy};
 use tombolo_wire::{PublicKeys, UserId};
 
 use super::again::RelayNews;
 use super::introduction::Introduction;
+use super::pairing::{Heard, Pairing};
 use super::paths::Paths;
 use super::rouse::Rouser;
 use super::window::{Window, window_beside};
@@ -36,6 +38,8 @@ const GOODBYE: Duration = Duration::from_millis(300);
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// From the introductions to a working QUIC connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A peer that may not have heard of this end is told after so long, unless its handshake shows that it has.
+const UNHEARD: Duration = Duration::from_millis(250);
 /// QUIC's first guess; the default of 333 ms makes a lost first packet cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,9 +65,30 @@ pub(crate) struct Shop {
     pub(crate) session: Handle,
 }
 
+/// What a peer knows this end of a link by.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) attempt: u64,
+    credentials: Credentials,
+}
+
+impl Standing {
+    pub(crate) fn generate() -> std::io::Result<Self> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+        let mut attempt = [0; 8];
+        getrandom::fill(&mut attempt).map_err(std::io::Error::other)?;
+        Ok(Self {
+            attempt: u64::from_be_bytes(attempt).max(1),
+            credentials: Credentials::from_seed(seed),
+        })
+    }
+}
+
 /// What a link starts with.
 pub(crate) struct LinkConfig {
     pub(crate) shop: Shop,
+    pub(crate) standing: Standing,
     /// Where the two are introduced, which may become another.
     pub(crate) meeting: watch::Receiver<Meeting>,
     pub(crate) user: UserId,
@@ -110,14 +135,13 @@ pub(crate) struct Inputs {
 
 pub(crate) struct Driver {
     config: LinkConfig,
-    attempt: u64,
-    /// The peer's attempt; zero until that is known.
-    remote_attempt: u64,
+    pairing: Pairing,
+    /// When the peer is told of this end, of which it may not have heard.
+    unheard: Option<Instant>,
     /// Messages for the introduction.
     first: Vec<Outgoing>,
     /// What they were sealed to: told with each introduction until there is a connection, since the first may be lost.
     sealed: Bytes,
-    credentials: Credentials,
     ends: Ends,
     introductions: mpsc::Receiver<Introduction>,
     connections: mpsc::Receiver<noq::Connection>,
@@ -128,15 +152,18 @@ pub(crate) struct Driver {
 /// Why a link ended before, or while, it worked.
 type Reason = String;
 
+/// What comes of a handshake.
+enum Met {
+    Connected(noq::Connection),
+    /// The peer begins anew by this, or means another link.
+    Anew(Introduction),
+}
+
 impl Driver {
     /// Makes a link: the handle for the application, the inputs for the device, and the driver to
     /// spawn.
     pub(crate) fn new(mut config: LinkConfig) -> std::io::Result<(Peer, Inputs, Self)> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
-        let mut attempt = [0; 8];
-        getrandom::fill(&mut attempt).map_err(std::io::Error::other)?;
-        let attempt = u64::from_be_bytes(attempt).max(1);
+        let attempt = config.standing.attempt;
         let (introductions_tx, introductions) = mpsc::channel(16);
         let (connections_tx, connections) = mpsc::channel(2);
         let (untold_tx, untold) = mpsc::channel(1);
@@ -144,16 +171,18 @@ impl Driver {
         let identity = config.expected_keys.identity;
         let net = config.shop.net.clone();
         let news = RelayNews::new(net.watch_relayed(), untold);
-        let (shared, ends): (Shared, Ends) = pair(config.user.clone(), identity, attempt, net);
+        let (shared, ends): (Shared, Ends) = pair(config.user.clone(), identity, net);
         let first = ends.place.share(std::mem::take(&mut config.first));
         let answers = config.answers.as_ref();
         let driver = Self {
-            attempt,
-            remote_attempt: answers.map_or(0, |remote| remote.attempt),
+            pairing: Pairing {
+                own: attempt,
+                remote: answers.map(|remote| remote.attempt),
+            },
+            unheard: None,
             first: first.map_err(std::io::Error::other)?,
             sealed: Bytes::new(),
             config,
-            credentials: Credentials::from_seed(seed),
             ends,
             introductions,
             connections,
@@ -191,26 +220,32 @@ impl Driver {
             Some(reason) = self.end.recv() => return Err(reason),
         }
         let sealed_for = self.introduce().await;
-        let remote = self.remote_introduction().await?;
-        self.remote_attempt = remote.attempt;
-        self.receive_first(&remote).await;
-        let identity = PublicKey(remote.keys.identity);
-        if identity == self.config.shop.keys.identity {
-            return Err("the peer claims this device's own key".to_owned());
+        let mut remote = self.remote_introduction().await?;
+        let mut first = std::mem::take(&mut self.first);
+        if sealed_for == Some(remote.keys) {
+            first.iter_mut().for_each(Outgoing::give_back);
         }
-        let first = std::mem::take(&mut self.first);
-        // First messages that were not sealed for this very peer go over the link instead.
-        let unread = if sealed_for == Some(remote.keys) {
-            Vec::new()
-        } else {
-            first
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let (guard, connection) = loop {
+            self.receive_first(&remote).await;
+            let identity = PublicKey(remote.keys.identity);
+            if identity == self.config.shop.keys.identity {
+                return Err("the peer claims this device's own key".to_owned());
+            }
+            let guard = Introduced::new(&self.config, &remote, identity)
+                .map_err(|error| error.to_string())?;
+            self.config_paths_status(guard.peer);
+            match self.connect(&guard, identity, deadline).await? {
+                Met::Connected(connection) => break (guard, connection),
+                Met::Anew(introduction) => remote = introduction,
+            }
         };
-        let local = (&self.credentials, self.attempt);
-        let guard = Introduced::new(&self.config, local, &remote, identity)
-            .map_err(|error| error.to_string())?;
-        self.config_paths_status(guard.peer);
-        let connection = self.connect(&guard, identity).await?;
         self.sealed.clear();
+        // First messages that were not sealed for this very peer go over the link instead.
+        let unread = match sealed_for == Some(remote.keys) {
+            true => Vec::new(),
+            false => first,
+        };
         self.work(guard, connection, unread).await
     }
 
@@ -236,7 +271,7 @@ impl Driver {
 
     /// With both introductions known, the relay carries data.
     fn config_paths_status(&self, peer: PeerId) {
-        _ = self.ends.place.peer.set(peer);
+        self.ends.place.set_peer(peer);
         let net = &self.config.shop.net;
         if let (Some(local), Some(remote)) = (net.relayed(), net.relayed_of(peer))
             && self.config.policy != Policy::Direct
@@ -256,49 +291,59 @@ impl Driver {
         &mut self,
         introduced: &Introduced,
         identity: PublicKey,
-    ) -> Result<noq::Connection, Reason> {
+        deadline: Instant,
+    ) -> Result<Met, Reason> {
         let shop = self.config.shop.clone();
-        let is_client = introduced.is_client;
         let mut connections = std::mem::replace(&mut self.connections, mpsc::channel(1).1);
-        let connecting = async move {
-            if !is_client {
-                return connections
-                    .recv()
-                    .await
-                    .ok_or_else(|| "the device is closed".to_owned());
-            }
-            let tls = shop
-                .keys
-                .client_config(identity)
-                .map_err(|error| error.to_string())?;
-            let mut config = noq::ClientConfig::new(Arc::new(tls));
-            config.transport_config(Arc::new(transport_config()));
-            let first_id = introduced.first_id;
-            config.initial_dst_cid_provider(Arc::new(move || first_id));
-            let address = virtual_of(introduced.peer);
-            let connecting = shop.endpoint.connect_with(config, address, "peer");
-            connecting
-                .map_err(|error| error.to_string())?
-                .await
-                .map_err(|error| error.to_string())
-        };
-        let mut outgoing_open = true;
-        let deadline = tokio::time::sleep(HANDSHAKE_TIMEOUT);
-        tokio::pin!(connecting, deadline);
+        // What there is by now was of a handshake before this one.
+        while connections.try_recv().is_ok() {}
+        let connecting = handshake(&shop, introduced, identity, &mut connections);
+        let met = self
+            .follow_handshake(introduced, connecting, deadline)
+            .await;
+        self.connections = connections;
+        met
+    }
+
+    /// Waits for what comes of a handshake, and hears what the peer tells meanwhile.
+    async fn follow_handshake(
+        &mut self,
+        introduced: &Introduced,
+        connecting: impl Future<Output = Result<noq::Connection, Reason>>,
+        deadline: Instant,
+    ) -> Result<Met, Reason> {
+        tokio::pin!(connecting);
         loop {
+            let unheard = self.unheard;
             tokio::select! {
-                connection = &mut connecting => return connection,
-                introduction = self.introductions.recv(), if outgoing_open => match introduction {
-                    Some(introduction) => _ = introduced.update(introduction),
-                    None => outgoing_open = false,
+                connection = &mut connecting => return connection.map(Met::Connected),
+                Some(introduction) = self.introductions.recv() => match self.hear(&introduction) {
+                    Heard::Agreed | Heard::Unheard => _ = introduced.update(introduction),
+                    Heard::Anew => return Ok(Met::Anew(introduction)),
                 },
                 () = self.news.is_due() => self.tell_relay(),
+                () = tokio::time::sleep_until(unheard.unwrap_or(deadline)), if unheard.is_some() => {
+                    self.tell_relay();
+                }
                 Some(reason) = self.end.recv() => return Err(reason),
-                () = &mut deadline => {
+                () = tokio::time::sleep_until(deadline) => {
                     return Err("the peer cannot be reached, neither directly nor by the relay".to_owned());
                 }
             }
         }
+    }
+
+    /// Takes in what the peer says; where it has to be told of this end, that is due.
+    fn hear(&mut self, introduction: &Introduction) -> Heard {
+        let heard = self
+            .pairing
+            .hear(introduction.attempt, introduction.answers);
+        match heard {
+            Heard::Agreed => {}
+            Heard::Unheard => self.unheard = Some(Instant::now() + UNHEARD),
+            Heard::Anew => self.unheard = Some(Instant::now()),
+        }
+        heard
     }
 
     /// Carries messages and follows the path agent until the link is over.
@@ -358,7 +403,9 @@ impl Driver {
                     self.report(&mut paths, &route);
                 }
                 Some(introduction) = self.introductions.recv() => {
-                    if introduced.update(introduction) {
+                    // One of another attempt came too late to begin this link anew.
+                    let is_of_this = Some(introduction.attempt) == self.pairing.remote;
+                    if is_of_this && introduced.update(introduction) {
                         self.config.shop.rouser.rouse();
                     }
                     let route = *routes.borrow();
@@ -383,6 +430,29 @@ impl Driver {
             set_status(&self.ends, status);
         }
     }
+}
+
+/// Begins the handshake, or waits for the peer's.
+async fn handshake(
+    shop: &Shop,
+    introduced: &Introduced,
+    identity: PublicKey,
+    connections: &mut mpsc::Receiver<noq::Connection>,
+) -> Result<noq::Connection, Reason> {
+    if !introduced.is_client {
+        let connection = connections.recv().await;
+        return connection.ok_or_else(|| "the device is closed".to_owned());
+    }
+    let tls = shop.keys.client_config(identity);
+    let tls = tls.map_err(|error| error.to_string())?;
+    let mut config = noq::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport_config()));
+    let first_id = introduced.first_id;
+    config.initial_dst_cid_provider(Arc::new(move || first_id));
+    let address = virtual_of(introduced.peer);
+    let connecting = shop.endpoint.connect_with(config, address, "peer");
+    let connecting = connecting.map_err(|error| error.to_string())?;
+    connecting.await.map_err(|error| error.to_string())
 }
 
 fn set_status(ends: &Ends, status: LinkStatus) {
@@ -418,16 +488,20 @@ struct Introduced {
 impl Introduced {
     fn new(
         config: &LinkConfig,
-        (local, attempt): (&Credentials, u64),
         remote: &Introduction,
         identity: PublicKey,
     ) -> Result<Self, AddPeerError> {
+        let attempt = config.standing.attempt;
         let is_client = config.shop.keys.identity < identity;
         let first_id = match is_client {
             true => first_id(attempt, remote.attempt),
             false => first_id(remote.attempt, attempt),
         };
-        let mut peer_config = PeerConfig::new(local.clone(), remote.credentials.clone(), is_client);
+        let mut peer_config = PeerConfig::new(
+            config.standing.credentials.clone(),
+            remote.credentials.clone(),
+            is_client,
+        );
         peer_config.policy = config.policy;
         peer_config.candidates.clone_from(&remote.candidates);
         peer_config.remote_nat = remote.nat;

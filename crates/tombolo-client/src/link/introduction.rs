@@ -24,6 +24,11 @@ pub(crate) struct Introduction {
 }
 
 impl Introduction {
+    /// Whether it begins a link, as far as its sender knows.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.answers == 0 && !self.update
+    }
+
     /// The application has had what it says first.
     pub(crate) fn forget_early(&mut self) {
         self.early = Bytes::new();

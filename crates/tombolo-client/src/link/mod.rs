@@ -13,6 +13,7 @@ mod driver;
 mod introduction;
 mod message;
 mod nat;
+mod pairing;
 mod paths;
 mod payload;
 mod rouse;
@@ -31,9 +32,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, wat
 use tombolo_path::{Explanation, PeerId};
 use tombolo_wire::UserId;
 
-pub(crate) use driver::{Delivering, Driver, Inputs, LinkConfig, REPLACED, Shop, transport_config};
+pub(crate) use driver::{
+    Delivering, Driver, Inputs, LinkConfig, REPLACED, Shop, Standing, transport_config,
+};
 pub(crate) use introduction::Introduction;
 pub use message::{Lane, Message, RELIABLE_BYTES_MAX, UNRELIABLE_BYTES_ALWAYS};
+pub(crate) use pairing::{Heard, Pairing};
 pub(crate) use rouse::Rouser;
 
 use crate::error::Error;
@@ -124,7 +128,6 @@ impl Eq for Peer {}
 pub(crate) struct Shared {
     user: UserId,
     identity: [u8; 32],
-    pub(crate) attempt: u64,
     /// `None` once the application has closed the link.
     open: Mutex<Option<Open>>,
     incoming: tokio::sync::Mutex<mpsc::Receiver<Received>>,
@@ -153,6 +156,10 @@ impl Over {
             .wait_for(|status| status.state == LinkState::Lost)
             .await;
     }
+
+    pub(crate) fn is_so(&self) -> bool {
+        self.0.borrow().state == LinkState::Lost
+    }
 }
 
 /// What there is of a link, and what becomes known of it as it is set up.
@@ -161,7 +168,8 @@ pub(crate) struct Place {
     net: Arc<Net>,
     /// Of bytes that wait to be sent.
     budget: Arc<Semaphore>,
-    peer: OnceLock<PeerId>,
+    /// `None` until introduced.
+    peer: Mutex<Option<PeerId>>,
     connection: OnceLock<noq::Connection>,
     /// The direct path that carries the data; `None` while the relay does.
     direct: Mutex<Option<noq::Path>>,
@@ -171,6 +179,14 @@ impl Place {
     /// Whether messages have flowed, or could have.
     pub(crate) fn is_established(&self) -> bool {
         self.connection.get().is_some()
+    }
+
+    fn set_peer(&self, peer: PeerId) {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+    }
+
+    fn peer(&self) -> Option<PeerId> {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether anything waits to be sent.
@@ -209,6 +225,13 @@ pub(crate) struct Outgoing {
     payload: Bytes,
     /// Its share of the queue, given back when the message is written.
     budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Outgoing {
+    /// Gives its share back: it is delivered, as far as is known, and kept in case it was not.
+    fn give_back(&mut self) {
+        self.budget = None;
+    }
 }
 
 /// A message that the application has not taken yet.
@@ -398,7 +421,7 @@ impl Peer {
     /// Tells why the data takes the way that it takes; `None` before the introduction.
     #[must_use]
     pub fn explain(&self) -> Option<Explanation> {
-        self.0.place.net.explain(*self.0.place.peer.get()?)
+        self.0.place.net.explain(self.0.place.peer()?)
     }
 
     /// Closes the link once everything queued is delivered, for which it has a minute from when it
@@ -463,7 +486,7 @@ fn total_cost(messages: &[(Lane, Bytes)]) -> u32 {
 }
 
 /// Makes the two ends of a link: the application's and the driver's.
-fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Shared, driver::Ends) {
+fn pair(user: UserId, identity: [u8; 32], net: Arc<Net>) -> (Shared, driver::Ends) {
     let (outgoing_tx, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX);
     let (closing_tx, closing) = oneshot::channel();
     let (messages, incoming) = mpsc::channel(INCOMING_MESSAGES_MAX);
@@ -472,14 +495,13 @@ fn pair(user: UserId, identity: [u8; 32], attempt: u64, net: Arc<Net>) -> (Share
     let place = Arc::new(Place {
         net,
         budget: Arc::new(Semaphore::new(OUTGOING_BYTES_MAX)),
-        peer: OnceLock::new(),
+        peer: Mutex::default(),
         connection: OnceLock::new(),
         direct: Mutex::new(None),
     });
     let shared = Shared {
         user,
         identity,
-        attempt,
         open: Mutex::new(Some(Open {
             outgoing: outgoing_tx,
             _closing: closing_tx,

@@ -285,7 +285,7 @@ mod tests {
 
     async fn paths(connection: noq::Connection, is_client: bool, policy: Policy) -> Paths {
         let net = Net::bind(true).await.unwrap();
-        let (_, ends) = pair(UserId::parse("bob").unwrap(), [0; 32], 1, net);
+        let (_, ends) = pair(UserId::parse("bob").unwrap(), [0; 32], net);
         let place = ends.place.clone();
         Paths::new(place, connection, PeerId(1), is_client, policy)
     }

@@ -36,6 +36,7 @@ impl Driver {
 
     fn introduction(&self) -> v1::Introduction {
         let keys = &self.config.shop.keys;
+        let credentials = &self.config.standing.credentials;
         let candidates = self.config.shop.net.candidates();
         let nat = self.config.shop.net.nat();
         let may_be_told = |candidate: &&Candidate| match self.config.policy {
@@ -44,11 +45,11 @@ impl Driver {
             Policy::Direct => candidate.kind != CandidateKind::Relayed,
         };
         v1::Introduction {
-            attempt: self.attempt,
-            answers: self.remote_attempt,
+            attempt: self.pairing.own,
+            answers: self.pairing.remote.unwrap_or(0),
             keys: Some((&keys.public()).into()),
-            ufrag: self.credentials.ufrag.clone(),
-            password: self.credentials.password.clone(),
+            ufrag: credentials.ufrag.clone(),
+            password: credentials.password.clone(),
             candidates: candidates
                 .iter()
                 .filter(may_be_told)
@@ -65,9 +66,10 @@ impl Driver {
         Command::Introduce(meeting.introduce(&self.config.user, introduction))
     }
 
-    /// Tells the peer by which relay this device is reached now; later, when the session has no place for that: the
+    /// Tells the peer of this end, and by which relay this device is reached now; later, when the session has no place for that: the
     /// link has other things to do than wait for it.
     pub(super) fn tell_relay(&mut self) {
+        self.unheard = None;
         let mut introduction = self.introduction();
         introduction.update = true;
         let introduce = self.introduce_by(introduction);
@@ -89,7 +91,7 @@ impl Driver {
         }
         let keys = &self.config.shop.keys;
         let binding = Binding {
-            attempt: self.attempt,
+            attempt: self.pairing.own,
             sender: keys.identity,
             receiver: PublicKey(receiver.identity),
         };
@@ -112,7 +114,9 @@ impl Driver {
             tokio::select! {
                 remote = self.introductions.recv() => {
                     let gone = || "replaced by a newer link, or the device is closed".to_owned();
-                    return remote.ok_or_else(gone);
+                    let remote = remote.ok_or_else(gone)?;
+                    self.hear(&remote);
+                    return Ok(remote);
                 }
                 () = self.news.is_due_again() => drop(self.introduce().await),
                 Some(reason) = self.end.recv() => return Err(reason),
@@ -157,7 +161,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot, watch};
     use tombolo_wire::{RoomId, UserId};
 
-    use super::super::{LinkConfig, Shop};
+    use super::super::{LinkConfig, Shop, Standing};
     use super::*;
     use crate::device::bind_endpoint;
     use crate::keys::{Accepted, Keys};
@@ -182,6 +186,7 @@ mod tests {
             answers: None,
             predecessors: Vec::new(),
             delivering: Vec::new(),
+            standing: Standing::generate().unwrap(),
             shop: Shop {
                 net,
                 rouser: Arc::new(Rouser::new(endpoint.clone())),
