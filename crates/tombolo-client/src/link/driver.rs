@@ -318,7 +318,7 @@ impl Driver {
             tokio::select! {
                 connection = &mut connecting => return connection.map(Met::Connected),
                 Some(introduction) = self.introductions.recv() => match self.hear(&introduction) {
-                    Heard::Agreed | Heard::Unheard => _ = introduced.update(introduction),
+                    Heard::Agreed | Heard::Unheard => introduced.update(introduction),
                     Heard::Anew => return Ok(Met::Anew(introduction)),
                 },
                 () = self.news.is_due() => self.tell_relay(),
@@ -382,6 +382,7 @@ impl Driver {
         // The guard of a watched value must not live on while others are locked.
         let route = *routes.borrow_and_update();
         self.report(&mut paths, &route);
+        let mut relayed = route.relayed;
         let reason = loop {
             tokio::select! {
                 Some(reason) = self.end.recv() => break Err(reason),
@@ -396,21 +397,16 @@ impl Driver {
                         break Err("the device is closed".to_owned());
                     }
                     let route = *routes.borrow_and_update();
+                    if std::mem::replace(&mut relayed, route.relayed) != route.relayed {
+                        self.config.shop.rouser.rouse();
+                    }
                     self.report(&mut paths, &route);
                 }
                 () = paths.step() => {
                     let route = *routes.borrow();
                     self.report(&mut paths, &route);
                 }
-                Some(introduction) = self.introductions.recv() => {
-                    // One of another attempt came too late to begin this link anew.
-                    let is_of_this = Some(introduction.attempt) == self.pairing.remote;
-                    if is_of_this && introduced.update(introduction) {
-                        self.config.shop.rouser.rouse();
-                    }
-                    let route = *routes.borrow();
-                    self.report(&mut paths, &route);
-                }
+                Some(introduction) = self.introductions.recv() => self.update(&introduced, introduction),
                 () = self.news.is_due() => {
                     self.tell_relay();
                     self.config.shop.rouser.rouse();
@@ -422,6 +418,13 @@ impl Driver {
         // The goodbye needs the peer's place in the socket a little longer.
         tokio::time::sleep(GOODBYE).await;
         reason
+    }
+
+    /// One of another attempt came too late to begin this link anew.
+    fn update(&self, introduced: &Introduced, introduction: Introduction) {
+        if Some(introduction.attempt) == self.pairing.remote {
+            introduced.update(introduction);
+        }
     }
 
     fn report(&self, paths: &mut Paths, route: &RouteNow) {
@@ -508,7 +511,7 @@ impl Introduced {
         // First, since the peer's handshake may be waiting for its place already.
         config.shop.accepted.insert(identity);
         let expected = (!is_client).then_some(first_id);
-        let added = config.shop.net.add_peer(peer_config, expected);
+        let added = config.shop.net.add_peer(identity, peer_config, expected);
         let (peer, routes) = added.inspect_err(|_| config.shop.accepted.remove(identity))?;
         Ok(Self {
             net: config.shop.net.clone(),
@@ -521,13 +524,11 @@ impl Introduced {
         })
     }
 
-    /// Takes candidates that the peer found later; returns whether it is at another relay now.
-    fn update(&self, introduction: Introduction) -> bool {
-        let before = self.net.relayed_of(self.peer);
+    /// Takes candidates that the peer found later.
+    fn update(&self, introduction: Introduction) {
         for candidate in introduction.candidates {
             self.net.add_candidate(self.peer, candidate);
         }
-        self.net.relayed_of(self.peer) != before
     }
 }
 

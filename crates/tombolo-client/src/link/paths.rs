@@ -324,6 +324,7 @@ mod tests {
         let direct = |host| RouteNow {
             route: Route::Direct(at(server, host)),
             rtt: None,
+            relayed: None,
         };
         paths.follow(&direct(2));
         while paths.direct.is_none() {

@@ -102,6 +102,7 @@ mod tests {
     use super::super::testing::connected;
     use super::super::{INCOMING_MESSAGES_MAX, Incoming, Lane, Outgoing, Received, streams};
     use super::*;
+    use crate::keys::PublicKey;
     use crate::net::Net;
 
     /// Time enough for whatever flows, which is virtual.
@@ -181,7 +182,7 @@ mod tests {
         let net = Net::bind(true).await.unwrap();
         let credentials = || Credentials::from_seed([1; 32]);
         let peer = PeerConfig::new(credentials(), credentials(), false);
-        let (peer, _) = net.add_peer(peer, None).unwrap();
+        let (peer, _) = net.add_peer(PublicKey([1; 32]), peer, None).unwrap();
         let (messages, received) = mpsc::channel(INCOMING_MESSAGES_MAX);
         let incoming = Incoming {
             messages,

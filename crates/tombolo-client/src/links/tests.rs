@@ -12,6 +12,7 @@ use crate::{Device, Room, RoomEvent, RoomOptions};
 
 /// Between two packets of a flood.
 const FLOOD_PACE: Duration = Duration::from_millis(2);
+const MALLORY: PublicKey = PublicKey([9; 32]);
 
 async fn node() -> Node {
     let node = Node::builder().dev().listen([127, 0, 0, 1].into());
@@ -98,7 +99,7 @@ async fn whoever_claims_anothers_addresses_does_not_keep_a_link_from_coming_up()
         for (device, other) in [(&alice, &bob), (&bob, &alice)] {
             let net = device.0.net();
             let liar = liar(other.candidates());
-            let (liar, _) = net.add_peer(liar, None).unwrap();
+            let (liar, _) = net.add_peer(MALLORY, liar, None).unwrap();
             if moves {
                 let elsewhere = Candidate::new(CandidateKind::Relayed, elsewhere);
                 net.add_candidate(liar, elsewhere);
@@ -173,7 +174,8 @@ async fn an_introduced_peer_that_begins_many_handshakes_keeps_nobody_from_linkin
     let targets = [&alice, &bob].map(|device| {
         let net = device.0.net();
         let first_id = ConnectionId::new(&[7; 16]);
-        net.add_peer(liar(vec![at]), Some(first_id)).unwrap();
+        net.add_peer(MALLORY, liar(vec![at]), Some(first_id))
+            .unwrap();
         SocketAddr::from((Ipv4Addr::LOCALHOST, net.port()))
     });
     let packets = first_packets(2 * HANDSHAKES_MAX).await;

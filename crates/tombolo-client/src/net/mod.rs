@@ -45,6 +45,7 @@ pub use state::{Dropped, Via};
 pub(crate) use upkeep::RelayKeeper;
 
 use crate::ice::IceConfig;
+use crate::keys::PublicKey;
 
 /// Bytes asked of the kernel for each direction; it may give less.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -217,10 +218,11 @@ impl Net {
     /// Gives an introduced peer its place; its virtual address is [`virtual_of`] the result.
     pub(crate) fn add_peer(
         &self,
+        identity: PublicKey,
         config: PeerConfig,
         first_id: Option<noq::ConnectionId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
-        self.drive(|state, now| state.add_peer(now, config, first_id))
+        self.drive(|state, now| state.add_peer(now, identity, config, first_id))
     }
 
     /// As [`State::begin_handshake`].

@@ -32,6 +32,7 @@ use super::book::Book;
 use super::packet::{first, is_long, source};
 use super::relay::{LINGER, Relays};
 use super::ring::Ring;
+use crate::keys::PublicKey;
 use handshake::Handshake;
 use moves::Moves;
 
@@ -53,6 +54,8 @@ const INBOX_MAX: usize = 1024;
 pub(crate) struct RouteNow {
     pub(crate) route: Route,
     pub(crate) rtt: Option<Duration>,
+    /// Where the peer is reached by its relay.
+    pub(crate) relayed: Option<SocketAddr>,
 }
 
 /// By which way a packet or message came.
@@ -67,8 +70,9 @@ pub enum Via {
 /// A peer's place on the socket.
 #[derive(Debug)]
 struct Peer {
+    /// Of its device.
+    identity: PublicKey,
     relayed: Option<SocketAddr>,
-    moves: Moves,
     policy: Policy,
     handshake: Handshake,
     /// For which connection id its last packet was that came from where it is proven to be.
@@ -140,6 +144,7 @@ pub(crate) struct State {
     held: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
     /// Relayed addresses that peers have left, from which something may still come.
     left: VecDeque<(Instant, PeerId, SocketAddr)>,
+    moves: Moves,
     /// Relayed addresses that peers go on to later, by when.
     postponed: BTreeMap<(Instant, PeerId), SocketAddr>,
     /// Packets for QUIC that came by another way than the UDP socket.
@@ -163,6 +168,7 @@ impl State {
             book: Book::default(),
             held: VecDeque::new(),
             left: VecDeque::new(),
+            moves: Moves::default(),
             postponed: BTreeMap::new(),
             inbox: VecDeque::new(),
             out: Vec::new(),
@@ -258,6 +264,7 @@ impl State {
     pub(crate) fn add_peer(
         &mut self,
         now: Instant,
+        identity: PublicKey,
         config: PeerConfig,
         first_id: Option<ConnectionId>,
     ) -> Result<(PeerId, watch::Receiver<RouteNow>), AddPeerError> {
@@ -266,11 +273,12 @@ impl State {
         let initial = RouteNow {
             route: Route::Relay,
             rtt: None,
+            relayed: None,
         };
         let (route_tx, route_rx) = watch::channel(initial);
         let peer = Peer {
+            identity,
             relayed: None,
-            moves: Moves::default(),
             handshake: first_id.map_or(Handshake::Ours(None), Handshake::Awaited),
             last_id: None,
             policy: config.policy,
@@ -425,7 +433,12 @@ impl State {
                 if matches!(route, Route::Direct(_)) {
                     peer.fan.clear();
                 }
-                peer.route_tx.send_replace(RouteNow { route, rtt });
+                let relayed = peer.relayed;
+                peer.route_tx.send_replace(RouteNow {
+                    route,
+                    rtt,
+                    relayed,
+                });
             }
             Event::Heard { peer: id, from } => self.book.hear(id, canonical(from)),
             _ => {}

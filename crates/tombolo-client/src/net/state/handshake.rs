@@ -84,6 +84,7 @@ mod tests {
 
     use super::super::{ENVELOPE, Received};
     use super::*;
+    use crate::keys::PublicKey;
     use crate::net::address::virtual_of;
 
     const AT: &str = "192.0.2.1:5";
@@ -95,7 +96,8 @@ mod tests {
         config.policy = policy;
         config.candidates = vec![Candidate::new(CandidateKind::Host, AT.parse().unwrap())];
         let first_id = Some(ConnectionId::new(&[id; 16]));
-        let added = state.add_peer(Instant::now(), config, first_id);
+        let identity = PublicKey([id; 32]);
+        let added = state.add_peer(Instant::now(), identity, config, first_id);
         added.unwrap().0
     }
 

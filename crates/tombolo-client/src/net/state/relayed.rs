@@ -7,7 +7,7 @@ use std::time::Instant;
 use noq::ConnectionId;
 use tombolo_path::{PeerId, Policy};
 
-use super::{ENVELOPE, Received, State, Via};
+use super::{ENVELOPE, Received, RouteNow, State, Via};
 use crate::net::address::virtual_of;
 use crate::net::packet::{destination, first, is_long};
 
@@ -134,12 +134,15 @@ impl State {
         if peer.relayed == Some(address) {
             return;
         }
-        if let Some(due) = peer.moves.due().filter(|due| now < *due) {
+        let due = self.moves.due(peer.identity, address);
+        if let Some(due) = due.filter(|due| now < *due) {
             self.postponed.insert((due, id), address);
             return;
         }
-        peer.moves.on_move(now);
+        self.moves.on_move(now, peer.identity, address);
         let before = peer.relayed.replace(address);
+        let is_at = |route: &mut RouteNow| route.relayed = Some(address);
+        peer.route_tx.send_modify(is_at);
         if let Some(old) = before {
             self.leave_relayed(now, id, old);
         }
@@ -208,6 +211,7 @@ mod tests {
     use tombolo_path::{Agent, Candidate, CandidateKind, Config, Credentials, PeerConfig, Route};
 
     use super::*;
+    use crate::keys::PublicKey;
 
     const RELAYED: &str = "192.0.2.1:5";
 
@@ -220,7 +224,9 @@ mod tests {
         let mut config = PeerConfig::new(own, theirs, first_id.is_none());
         config.candidates = vec![relayed(RELAYED)];
         let first_id = first_id.map(ConnectionId::new);
-        state.add_peer(Instant::now(), config, first_id).unwrap().0
+        let identity = PublicKey([seed; 32]);
+        let added = state.add_peer(Instant::now(), identity, config, first_id);
+        added.unwrap().0
     }
 
     fn relayed(at: &str) -> Candidate {
@@ -365,7 +371,11 @@ mod tests {
         assert!(taken.len() <= LEFT_OF_ONE_MAX + 1, "{taken:?}");
         assert!(!taken.contains(&100));
         let due = *state.postponed.keys().next().unwrap();
+        let mut routes = state.peers[&mallory].route_tx.subscribe();
         state.handle_timeout(due.0);
+        assert!(routes.has_changed().unwrap(), "the link's task hears of it");
+        let told = routes.borrow_and_update().relayed;
+        assert_eq!(told, Some(at(100).parse().unwrap()));
         assert!(claimed(&state).contains(&100), "the last word counts");
         state.add_candidate(due.0, mallory, relayed(&at(7)));
         state.add_candidate(due.0, mallory, relayed(&at(100)));
@@ -373,6 +383,25 @@ mod tests {
         state.add_candidate(due.0, mallory, relayed(&at(7)));
         state.remove_peer(due.0, mallory);
         assert!(state.postponed.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_begins_link_after_link_goes_on_no_faster() {
+        let mut state = state();
+        let begin = Instant::now();
+        let mut begin_link = |port: u16| {
+            let [own, theirs] = [1, 2].map(|seed| Credentials::from_seed([seed; 32]));
+            let mut config = PeerConfig::new(own, theirs, true);
+            config.candidates = vec![relayed(&format!("192.0.2.3:{port}"))];
+            let identity = PublicKey([1; 32]);
+            let (id, _) = state.add_peer(begin, identity, config, None).unwrap();
+            let is_there = state.relayed_of(id).is_some();
+            state.remove_peer(begin, id);
+            is_there
+        };
+        let there = (1..=100).filter(|port| begin_link(*port));
+        assert_eq!(there.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert!(begin_link(8), "that takes no other place");
     }
 
     #[test]
