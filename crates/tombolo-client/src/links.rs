@@ -1,6 +1,11 @@
 //! A device's links: which there are, and the way of introductions and connections to them.
 
-use std::collections::VecDeque;
+mod begun;
+#[cfg(test)]
+mod crossing;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,6 +16,7 @@ use tombolo_path::Policy;
 use tombolo_wire::v1;
 use tombolo_wire::{FieldId, PublicKeys, RoomId, UserId};
 
+use self::begun::{Begins, Begun};
 use crate::error::Error;
 use crate::keys::PublicKey;
 use crate::link::{
@@ -25,8 +31,6 @@ pub(crate) const HANDSHAKES_MAX: usize = 64;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why links end with their device.
 const DEVICE_CLOSED: &str = "the device is closed";
-/// Introductions that began links and are remembered, lest what they carry is delivered once more.
-const BEGUN_MAX: usize = 512;
 /// Links to one device that deliver while the next one waits.
 const DELIVERING_MAX: usize = 16;
 
@@ -71,16 +75,7 @@ pub(crate) struct Links {
     shop: Shop,
     /// The oldest first.
     links: Mutex<Vec<Link>>,
-    /// The oldest first.
-    begun: Mutex<VecDeque<Begun>>,
-}
-
-/// An introduction that has begun a link.
-struct Begun {
-    identity: PublicKey,
-    attempt: u64,
-    /// The peer has no answer, and says the same again.
-    is_unanswered: bool,
+    begun: Mutex<Begun>,
 }
 
 /// What a link is started with.
@@ -219,7 +214,7 @@ impl Links {
         let identity = PublicKey(keys.identity);
         let mut links = self.lock();
         rekey(&mut links, &target, &introduction);
-        let is_new = !self.is_known(identity, introduction.attempt);
+        let is_new = !self.begun().is_known(identity, introduction.attempt);
         let mut standing = None;
         if let Some(place) = whose(&links, identity, &introduction, is_new) {
             self.remember(&mut introduction);
@@ -277,7 +272,7 @@ impl Links {
             link.tell_again();
         } else {
             if let Some(remote) = link.pairing.remote {
-                self.begins_again(link.identity, remote);
+                self.begun().begins_again(link.identity, remote);
             }
             link.end(&error.to_string());
         }
@@ -361,33 +356,15 @@ impl Links {
     /// says it again: of what it says first the application has heard then.
     fn remember(&self, introduction: &mut Introduction) -> bool {
         let (identity, attempt) = (PublicKey(introduction.keys.identity), introduction.attempt);
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known(&mut begun, identity, attempt) {
+        let begins = self.begun().begin(identity, attempt);
+        if begins != Begins::First {
             introduction.forget_early();
-            return std::mem::take(&mut known.is_unanswered);
         }
-        if begun.len() >= BEGUN_MAX {
-            begun.pop_front();
-        }
-        begun.push_back(Begun {
-            identity,
-            attempt,
-            is_unanswered: false,
-        });
-        true
+        begins != Begins::Not
     }
 
-    fn is_known(&self, identity: PublicKey, attempt: u64) -> bool {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        known(&mut begun, identity, attempt).is_some()
-    }
-
-    /// The answer to an introduction did not get across.
-    fn begins_again(&self, identity: PublicKey, attempt: u64) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known(&mut begun, identity, attempt) {
-            known.is_unanswered = true;
-        }
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, place: &Arc<Place>) {
@@ -415,11 +392,6 @@ impl Links {
 }
 
 type CertificateDer = rustls::pki_types::CertificateDer<'static>;
-
-fn known(begun: &mut VecDeque<Begun>, identity: PublicKey, attempt: u64) -> Option<&mut Begun> {
-    let mut begun = begun.iter_mut();
-    begun.find(|known| known.identity == identity && known.attempt == attempt)
-}
 
 /// The link that an introduction is of, or that it is to come up with.
 fn whose(
@@ -523,8 +495,3 @@ async fn handshake(incoming: noq::Incoming) -> Option<noq::Connection> {
     let failed = |error: &_| tracing::debug!(%error, "a peer's handshake failed");
     handshake.inspect_err(failed).ok()
 }
-
-#[cfg(test)]
-mod crossing;
-#[cfg(test)]
-mod tests;
