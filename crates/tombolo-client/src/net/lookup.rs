@@ -1,7 +1,7 @@
 //! What addresses a name has.
 //!
 //! The system is asked in a thread, which nobody can end: whoever wants to know what is being asked already waits for
-//! the same answer.
+//! the same answer. Where that takes too long, or the device may be in another network since, it is asked once more.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,16 +11,41 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::SetOnce;
+use tokio::time::Instant;
+
+use super::interfaces::host_addresses;
 
 /// A name that is not resolved by then is not resolved: systems go on asking servers that are silent for much longer,
 /// a second one after 5 s.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(9);
 
+/// Threads that ask for one name at a time.
+const LOOKUPS_MAX: usize = 2;
+
 /// Those that are under way, or whose answer somebody holds: each in its runtime, with which it would end.
 static LOOKUPS: LazyLock<Mutex<Lookups>> = LazyLock::new(Mutex::default);
 
-type Lookups = HashMap<(Id, String), Weak<SetOnce<Answer>>>;
+/// Of each name the oldest first.
+type Lookups = HashMap<(Id, String), Vec<Begun>>;
 type Answer = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
+
+struct Begun {
+    at: Instant,
+    /// The addresses of this machine at that time.
+    hosts: Vec<IpAddr>,
+    answer: Weak<SetOnce<Answer>>,
+}
+
+impl Begun {
+    fn is_under_way(&self) -> bool {
+        self.answer.strong_count() > 0
+    }
+
+    /// Whether an answer may still come, and to what would be asked now.
+    fn is_good(&self, now: Instant, hosts: &[IpAddr]) -> bool {
+        now < self.at + LOOKUP_TIMEOUT && self.hosts == hosts
+    }
+}
 
 /// The addresses of a name, or of an address.
 pub(crate) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -40,7 +65,7 @@ pub(crate) async fn lookup_within(
 pub(crate) struct Lookup(Arc<SetOnce<Answer>>);
 
 impl Lookup {
-    /// Begins, unless somebody has begun with that name.
+    /// Begins, unless somebody has begun with that name of whose lookup something may come.
     pub(crate) fn of(host: &str) -> Self {
         if let Ok(ip) = host.parse::<IpAddr>() {
             let address = SocketAddr::new(ip, 0);
@@ -48,13 +73,26 @@ impl Lookup {
         }
         let runtime = Handle::current();
         let key = (runtime.id(), host.to_owned());
+        let (now, hosts) = (Instant::now(), host_addresses(true));
         let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(begun) = lookups.get(&key).and_then(Weak::upgrade) {
-            return Self(begun);
+        lookups.retain(|_, of_name| {
+            of_name.retain(Begun::is_under_way);
+            !of_name.is_empty()
+        });
+        let of_name = lookups.entry(key).or_default();
+        let is_full = of_name.len() >= LOOKUPS_MAX;
+        if let Some(newest) = of_name.last()
+            && let Some(answer) = newest.answer.upgrade()
+            && (is_full || answer.initialized() || newest.is_good(now, &hosts))
+        {
+            return Self(answer);
         }
-        lookups.retain(|_, lookup| lookup.strong_count() > 0);
         let begun = Arc::new(SetOnce::new());
-        lookups.insert(key, Arc::downgrade(&begun));
+        of_name.push(Begun {
+            at: now,
+            hosts,
+            answer: Arc::downgrade(&begun),
+        });
         drop(lookups);
         let (host, answer) = (host.to_owned(), Arc::clone(&begun));
         runtime.spawn(async move {
@@ -91,7 +129,7 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     use tokio::runtime::Runtime;
-    use tokio::time::{Instant, advance};
+    use tokio::time::advance;
 
     use super::*;
     use crate::Device;
@@ -122,11 +160,41 @@ mod tests {
 
     /// A lookup of that name, which the test answers.
     fn pending(host: &str) -> Lookup {
+        pending_from(host, host_addresses(true))
+    }
+
+    /// The same, begun on a machine with these addresses.
+    fn pending_from(host: &str, hosts: Vec<IpAddr>) -> Lookup {
         let lookup = Arc::new(SetOnce::new());
         let key = (Handle::current().id(), host.to_owned());
-        let mut lookups = LOOKUPS.lock().unwrap();
-        lookups.insert(key, Arc::downgrade(&lookup));
+        let begun = Begun {
+            at: Instant::now(),
+            hosts,
+            answer: Arc::downgrade(&lookup),
+        };
+        LOOKUPS.lock().unwrap().entry(key).or_default().push(begun);
         Lookup(lookup)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_asked_for_anew_where_nothing_came_in_time_and_once_beside_that() {
+        let _silent = pending("localhost");
+        let error = lookup("localhost", 1).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let found = lookup("localhost", 1).await.unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback()));
+
+        let [first, second] = [pending("silent.test"), pending("silent.test")];
+        advance(LOOKUP_TIMEOUT).await;
+        let asked = Lookup::of("silent.test");
+        assert!(Arc::ptr_eq(&asked.0, &second.0), "no third thread is taken");
+        drop(first);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_asked_for_anew_by_a_device_that_has_other_addresses() {
+        let _elsewhere = pending_from("localhost", Vec::new());
+        lookup("localhost", 1).await.unwrap();
     }
 
     /// Answers with this machine when so many wait for it.
