@@ -18,8 +18,8 @@ use super::{Command, Config, Connection, Driver, End, Event, Transport, closed, 
 use crate::error::Error;
 
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long that may take where the device could as well stay: nothing is sent meanwhile.
-const NEARER_WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long that may take while the node that has the session serves: nothing is sent meanwhile.
+const WELCOME_ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First pause before another connection; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -179,6 +179,7 @@ impl Driver {
     }
 
     fn try_attempt(&self, moving: &mut Move, attempt: Attempt, pause: Duration) {
+        let attempt = attempt.because(moving.reason);
         let tokens = &self.config.tokens;
         let pausing = moving
             .pauses
@@ -273,6 +274,7 @@ impl Driver {
             life: self.life,
             was_sent: self.nodes.was_sent(),
             comes_nearer: false,
+            patience: WELCOME_TIMEOUT,
         }
     }
 
@@ -346,6 +348,8 @@ struct Attempt {
     was_sent: bool,
     /// Nobody has sent us, but this node is nearer.
     comes_nearer: bool,
+    /// How long an answer to the greeting may take.
+    patience: Duration,
 }
 
 /// A node's welcome, and the last reliable frame that it has received.
@@ -458,13 +462,13 @@ impl Attempt {
         })
     }
 
-    /// How long an answer to the greeting may take.
-    fn patience(&self) -> Duration {
-        if self.comes_nearer {
-            NEARER_WELCOME_TIMEOUT
-        } else {
-            WELCOME_TIMEOUT
-        }
+    /// The same, for this reason.
+    fn because(self, reason: Reason) -> Self {
+        let patience = match reason {
+            Reason::Asked | Reason::Nearer => WELCOME_ELSEWHERE_TIMEOUT,
+            Reason::Suspicion => WELCOME_TIMEOUT,
+        };
+        Self { patience, ..self }
     }
 
     async fn greet(
@@ -477,7 +481,7 @@ impl Attempt {
         let token = tokens.token_for(url).await?;
         is_greeting.store(true, Ordering::Relaxed);
         connection.send(self.hello(token.clone())).await;
-        let answer = tokio::time::timeout(self.patience(), answer(&mut connection)).await;
+        let answer = tokio::time::timeout(self.patience, answer(&mut connection)).await;
         let Ok(frame) = answer else {
             return Err(Error::unreachable(url, "the node did not answer the greeting").into());
         };
@@ -596,4 +600,32 @@ fn is_token_refused(error: &Error) -> bool {
         error.code(),
         Some(ErrorCode::TokenExpired | ErrorCode::TokenInvalid)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::tests::driver;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_whose_node_serves_waits_a_shorter_time_for_another_nodes_welcome() {
+        let (mut driver, _handle, _events) = driver();
+        let url = driver.nodes.current().clone();
+        let mut waited = Vec::new();
+        for reason in [Reason::Asked, Reason::Nearer, Reason::Suspicion] {
+            let attempt = driver.attempt(Vec::new()).because(reason);
+            let (outgoing, _sent) = mpsc::channel(1);
+            let (_silent, incoming) = mpsc::channel(1);
+            let connection = Connection::pretend(outgoing, incoming);
+            let is_greeting = AtomicBool::new(false);
+            let began = tokio::time::Instant::now();
+            let greeted = attempt.greet(connection, &url, &is_greeting).await;
+            assert!(greeted.is_err());
+            assert!(is_greeting.into_inner(), "it has a token");
+            waited.push(began.elapsed().as_secs());
+        }
+        assert_eq!(waited, [3, 3, 10]);
+    }
 }

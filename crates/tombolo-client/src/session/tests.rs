@@ -5,14 +5,17 @@ use super::*;
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn driver() -> (Driver, Handle, mpsc::Receiver<Event>) {
+pub(super) fn driver() -> (Driver, Handle, mpsc::Receiver<Event>) {
     let url: ServerUrl = "tombolo://127.0.0.1:1".parse().unwrap();
     let (commands_tx, commands) = mpsc::channel(COMMANDS_MAX);
     let (events, events_rx) = mpsc::channel(EVENTS_MAX);
     let patience = Patience(PATIENCE);
     let config = Config {
         url: url.clone(),
-        tokens: Arc::new(Tokens::new(Credential::default())),
+        tokens: Arc::new(Tokens::new(Credential {
+            token: Some("token".to_owned()),
+            ..Credential::default()
+        })),
         keys: DeviceKeys::default(),
         agent: String::new(),
         patience,
