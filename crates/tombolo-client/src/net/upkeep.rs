@@ -11,7 +11,7 @@ use tombolo_turn::client::{Client, Config as TurnConfig, Family, Patience};
 use tombolo_turn::server::Transport;
 
 use super::interfaces::host_addresses;
-use super::relay::{Carrier, Stream};
+use super::relay::{Carrier, Relays, Stream};
 use super::{GATHER_TIMEOUT, Net, Relayed, has_route, lock, seed, stream};
 use crate::ice::{IceConfig, TlsServer};
 
@@ -172,7 +172,7 @@ impl Net {
             let Some(server) = pick(self.servers_udp(ice), 0) else {
                 continue;
             };
-            self.start_next(ice, Carrier::Udp, server, None);
+            self.start(Relays::start_next, ice, Carrier::Udp, server, None);
             if self.is_replaced(relayed, GATHER_TIMEOUT).await {
                 return self.start_probe(ice);
             }
@@ -197,7 +197,7 @@ impl Net {
             return;
         };
         if let Some(server) = pick(self.servers_udp(ice), tries) {
-            self.start_next(ice, Carrier::Udp, server, None);
+            self.start(Relays::start_next, ice, Carrier::Udp, server, None);
             let patience = match relayed.carrier {
                 Carrier::Udp => GATHER_TIMEOUT,
                 Carrier::Stream => UDP_PATIENCE,
@@ -210,7 +210,13 @@ impl Net {
             return;
         };
         match stream::connect(self, server, &ice.tls).await {
-            Ok(stream) => self.start_next(ice, Carrier::Stream, server.address, Some(stream)),
+            Ok(stream) => self.start(
+                Relays::start_next,
+                ice,
+                Carrier::Stream,
+                server.address,
+                Some(stream),
+            ),
             Err(error) => {
                 tracing::info!(server = %server.address, %error, "TURN over TLS failed");
                 return;
@@ -231,7 +237,7 @@ impl Net {
     async fn allocate(self: &Arc<Self>, ice: &IceConfig, failures: usize) {
         let mut relayed = self.watch_relayed();
         if let Some(server) = pick(self.servers_udp(ice), failures) {
-            self.start_turn(ice, Carrier::Udp, server, None);
+            self.start(Relays::start, ice, Carrier::Udp, server, None);
             let patience = tokio::time::timeout(UDP_PATIENCE, relayed.wait_for(Option::is_some));
             if patience.await.is_ok() {
                 return;
@@ -244,7 +250,13 @@ impl Net {
         };
         tracing::info!(server = %server.address, "UDP does not answer: TURN over TLS");
         match stream::connect(self, server, &ice.tls).await {
-            Ok(stream) => self.start_turn(ice, Carrier::Stream, server.address, Some(stream)),
+            Ok(stream) => self.start(
+                Relays::start,
+                ice,
+                Carrier::Stream,
+                server.address,
+                Some(stream),
+            ),
             Err(error) => {
                 tracing::warn!(server = %server.address, %error, "TURN over TLS failed");
                 return;
@@ -258,8 +270,10 @@ impl Net {
         servers.filter(|server| self.can_reach(*server))
     }
 
-    fn start_turn(
+    /// Begins an allocation: [`Relays::start`], or [`Relays::start_next`] beside the one in use.
+    fn start(
         &self,
+        start: fn(&mut Relays, Instant, Client, Option<Stream>),
         ice: &IceConfig,
         carrier: Carrier,
         server: SocketAddr,
@@ -269,23 +283,7 @@ impl Net {
         let config = self.turn_config(ice, carrier, server);
         self.drive(|state, now| {
             let client = Client::new(config, seed, now);
-            state.relays.start(now, client, stream);
-        });
-    }
-
-    /// The same beside the allocation in use, whose place it is to take.
-    fn start_next(
-        &self,
-        ice: &IceConfig,
-        carrier: Carrier,
-        server: SocketAddr,
-        stream: Option<Stream>,
-    ) {
-        let Ok(seed) = seed() else { return };
-        let config = self.turn_config(ice, carrier, server);
-        self.drive(|state, now| {
-            let client = Client::new(config, seed, now);
-            state.relays.start_next(now, client, stream);
+            start(&mut state.relays, now, client, stream);
         });
     }
 
