@@ -6,6 +6,8 @@ use std::fmt;
 
 use crate::word::Name;
 
+use parse::Origin;
+
 pub use parse::QueryError;
 
 /// Longest query, in bytes.
@@ -22,8 +24,12 @@ pub const CLAUSES_MAX: usize = 32;
 ///
 /// * `word` or `"some words"`: the text, an item of the list, or the number, is this;
 /// * `wor*`: it begins so;
+/// * `*or?`: it is so, with any letters, or none, in the place of a `*`, and with any one of a `?`;
 /// * `*`: there is such an attribute;
 /// * `>=10`, `>10`, `<=10`, `<10`: the number is so.
+///
+/// What other matchmakers read beside that is refused: regular expressions (`/.*or./`), likeness (`word~2`) and
+/// backslashes. In quotes every letter stands for itself.
 ///
 /// `name.key` asks for the number of a key of a map. An attribute that is missing is not so. A
 /// leading `properties.` is left out, and the query `*` asks for nothing.
@@ -64,6 +70,8 @@ pub enum Test {
     Word(String),
     /// Begins so.
     Prefix(String),
+    /// So, with any letters in the place of a `*`, and any one of a `?`.
+    Pattern(String),
     /// A number in a range.
     Number(Bound, f64),
 }
@@ -87,7 +95,16 @@ impl Query {
     /// # Errors
     /// When the text is none; with the column.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
-        let clauses = parse::clauses(text)?;
+        Self::read(text, Origin::Newcomer)
+    }
+
+    /// Reads a query of a log: it may have been taken before its like was refused.
+    pub(crate) fn parse_kept(text: &str) -> Result<Self, QueryError> {
+        Self::read(text, Origin::Log)
+    }
+
+    fn read(text: &str, origin: Origin) -> Result<Self, QueryError> {
+        let clauses = parse::clauses(text, origin)?;
         let text = text.to_owned();
         Ok(Self { text, clauses })
     }

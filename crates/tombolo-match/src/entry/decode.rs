@@ -112,7 +112,7 @@ pub(crate) fn parse_ticket(ticket: wire::Ticket) -> Parsed<Ticket> {
         id: TicketId(array(&ticket.id)?),
         players: parse_players(ticket.players)?,
         tags: tags.collect::<Parsed<_>>()?,
-        query: Query::parse(&ticket.query).map_err(|_| EntryError::Malformed)?,
+        query: Query::parse_kept(&ticket.query).map_err(|_| EntryError::Malformed)?,
         priority: i8::try_from(ticket.priority).map_err(|_| EntryError::Malformed)?,
         grace: Duration::from_millis(ticket.grace_ms),
     };

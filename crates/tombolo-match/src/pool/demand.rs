@@ -30,6 +30,7 @@ enum Numbered {
     /// The word, and the number that it is.
     Word(Symbol, Option<f64>),
     Prefix(Box<str>),
+    Pattern(Box<str>),
     Number(Bound, f64),
 }
 
@@ -58,6 +59,7 @@ impl Demands {
                         Test::Any => Numbered::Any,
                         Test::Word(word) => Numbered::Word(intern(word), word.parse().ok()),
                         Test::Prefix(prefix) => Numbered::Prefix(prefix.as_str().into()),
+                        Test::Pattern(pattern) => Numbered::Pattern(pattern.as_str().into()),
                         Test::Number(bound, number) => Numbered::Number(*bound, *number),
                     },
                 }
@@ -119,7 +121,10 @@ impl Demands {
             Numbered::Number(bound, number) => {
                 Some(Need::Number(&demand.attribute, *bound, *number))
             }
-            Numbered::Word(_, Some(_)) | Numbered::Any | Numbered::Prefix(_) => None,
+            Numbered::Word(_, Some(_))
+            | Numbered::Any
+            | Numbered::Prefix(_)
+            | Numbered::Pattern(_) => None,
         })
     }
 }
@@ -131,7 +136,10 @@ impl Demand {
             Some(Item::Number(number)) => self.test.holds_number(*number),
             Some(Item::List(list)) => match &self.test {
                 Numbered::Word(word, _) => list.binary_search(word).is_ok(),
-                Numbered::Any | Numbered::Prefix(_) | Numbered::Number(..) => {
+                Numbered::Any
+                | Numbered::Prefix(_)
+                | Numbered::Pattern(_)
+                | Numbered::Number(..) => {
                     list.iter().any(|text| self.test.holds_text(*text, symbols))
                 }
             },
@@ -153,6 +161,7 @@ impl Numbered {
             Self::Any => true,
             Self::Word(word, _) => *word == text,
             Self::Prefix(prefix) => symbols.text(text).starts_with(&**prefix),
+            Self::Pattern(pattern) => symbols.is_like(text, pattern),
             Self::Number(..) => false,
         }
     }
@@ -161,7 +170,7 @@ impl Numbered {
         match self {
             Self::Any => true,
             Self::Word(_, word) => *word == Some(number),
-            Self::Prefix(_) => false,
+            Self::Prefix(_) | Self::Pattern(_) => false,
             Self::Number(bound, than) => bound.holds(number, *than),
         }
     }

@@ -43,7 +43,7 @@ pub struct Why {
     pub relaxation: Option<Relaxation>,
     /// The match that it has, but which waits for a better one.
     pub settling: Option<Settling>,
-    /// How often two tickets were compared.
+    /// How often two tickets were compared; patterns of queries count more.
     pub work: u64,
 }
 
@@ -151,7 +151,7 @@ impl Pool {
             nearest,
             relaxation: relaxation.min_by_key(|relaxation| relaxation.after),
             settling,
-            work: looked_at as u64 + trials + searched,
+            work: looked_at as u64 + trials + searched + self.symbols.take_looks(),
         })
     }
 
@@ -169,6 +169,8 @@ impl Pool {
                 count(&mut counts, &obstacles(view, &mut group, *key, *other, now));
             }
         }
+        // It is no search that goes on: what it has taken is no other's work.
+        let _ = self.symbols.take_looks();
         most_frequent_first(counts)
     }
 

@@ -54,6 +54,7 @@ pub(super) fn judge(
         }
     }
     let quality = quality(view, group, &sides, (reached, others), &devices);
+    *looks += view.symbols.take_looks();
     let found = || Venue {
         region: region.map(|(_, _, name)| name),
         host: host.map(|(host, _)| devices[host].1.user.clone()),

@@ -82,10 +82,11 @@ impl<'p> Search<'p> {
 
     /// At most so many of each kind of those who fit, the most desirable first: more of one do not help where another is
     /// missing.
-    pub(super) fn gathered(&self, nearby: &Nearby<'_>, of_each_kind: usize) -> Vec<Key> {
+    pub(super) fn gathered(&mut self, nearby: &Nearby<'_>, of_each_kind: usize) -> Vec<Key> {
         let mut gathered = self.of_each_kind(&nearby.fitting, of_each_kind);
         if let Some(anchor) = nearby.anchor {
             self.sort(anchor, &mut gathered);
+            self.work += self.view.symbols.take_looks();
         }
         gathered
     }
@@ -116,11 +117,11 @@ impl<'p> Search<'p> {
     }
 
     /// Whether another fits with the group.
-    fn comes_into_question(&self, key: Key) -> bool {
+    fn comes_into_question(&mut self, key: Key) -> bool {
         let room = self.view.rules.shape.players_max() - self.group.size;
         let is_other = self.group.members.first() != Some(&key);
         let has_room = self.view.seats[key].candidate.size <= room;
-        is_other && has_room && self.group.fits(self.view, key)
+        is_other && has_room && self.fits(key)
     }
 
     /// All who may fit with who is in the group.

@@ -299,7 +299,7 @@ impl Search<'_> {
         self.work += members.len() as u64;
         self.group.clear(view.rules);
         for key in &members {
-            if !self.group.fits(view, *key) || !self.group.add(view, *key) {
+            if !self.fits(*key) || !self.group.add(view, *key) {
                 return None;
             }
         }

@@ -283,7 +283,7 @@ impl Search<'_> {
                         break;
                     }
                     self.work += 1;
-                    if self.group.fits(view, *key) && self.group.add(view, *key) {
+                    if self.fits(*key) && self.group.add(view, *key) {
                         chosen.push(at);
                     }
                 }
@@ -332,7 +332,7 @@ impl Search<'_> {
             }
             self.start(Base::Members(&[anchor]));
             self.work += 1;
-            if !self.group.fits(view, *other) || !self.group.add(view, *other) {
+            if !self.fits(*other) || !self.group.add(view, *other) {
                 continue;
             }
             let Some(verdict) = self.judge() else {
@@ -359,11 +359,19 @@ impl Search<'_> {
                 continue;
             }
             self.work += 1;
-            if self.group.fits(view, *key) {
+            if self.fits(*key) {
                 self.group.add(view, *key);
             }
         }
         self.work += self.group.sides.take_looks();
+    }
+
+    /// Whether the group with one more would keep every rule. Whoever asks counts one look; what a comparison takes
+    /// beyond that counts here.
+    pub(super) fn fits(&mut self, key: Key) -> bool {
+        let fits = self.group.fits(self.view, key);
+        self.work += self.view.symbols.take_looks();
+        fits
     }
 
     /// The match that the group is, when it is one.

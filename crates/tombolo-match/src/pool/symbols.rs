@@ -1,7 +1,10 @@
 //! Texts as numbers, for as long as somebody uses them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use super::pattern;
 
 /// A text's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +17,8 @@ pub(super) struct Symbols {
     /// Indexed by number: the text, and how often it is in use.
     texts: Vec<(Arc<str>, u32)>,
     free: Vec<u32>,
+    /// Steps of comparisons by patterns that nobody has counted yet.
+    compared: Cell<u64>,
 }
 
 impl Symbols {
@@ -47,6 +52,19 @@ impl Symbols {
         &self.texts[symbol.0 as usize].0
     }
 
+    /// Whether a text is as a pattern has it.
+    pub(super) fn is_like(&self, symbol: Symbol, pattern: &str) -> bool {
+        let mut steps = self.compared.get();
+        let is_like = pattern::is_like(self.text(symbol), pattern, &mut steps);
+        self.compared.set(steps);
+        is_like
+    }
+
+    /// As how many looks at tickets the comparisons count that were made since this was asked last.
+    pub(super) fn take_looks(&self) -> u64 {
+        self.compared.take().div_ceil(STEPS_PER_LOOK)
+    }
+
     /// Ends one use.
     pub(super) fn release(&mut self, symbol: Symbol) {
         let (text, uses) = &mut self.texts[symbol.0 as usize];
@@ -57,3 +75,6 @@ impl Symbols {
         }
     }
 }
+
+/// So many steps of comparisons count as one look at a ticket.
+const STEPS_PER_LOOK: u64 = 256;

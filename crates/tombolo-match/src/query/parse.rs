@@ -24,11 +24,24 @@ pub enum QueryError {
     },
 }
 
-pub(super) fn clauses(text: &str) -> Result<Vec<Clause>, QueryError> {
+/// Where a query comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Whoever says it can be told that it is none.
+    Newcomer,
+    /// It was taken once, and is read.
+    Log,
+}
+
+pub(super) fn clauses(text: &str, origin: Origin) -> Result<Vec<Clause>, QueryError> {
     if text.len() > QUERY_BYTES_MAX {
         return Err(QueryError::TooLong);
     }
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader {
+        text,
+        at: 0,
+        origin,
+    };
     let mut clauses = Vec::new();
     loop {
         reader.skip_spaces();
@@ -49,6 +62,7 @@ pub(super) fn clauses(text: &str) -> Result<Vec<Clause>, QueryError> {
 struct Reader<'t> {
     text: &'t str,
     at: usize,
+    origin: Origin,
 }
 
 impl<'t> Reader<'t> {
@@ -147,11 +161,16 @@ impl<'t> Reader<'t> {
             self.at = start;
             return self.expected("a word of at most 128 bytes");
         }
-        Ok(match word.strip_suffix('*') {
-            Some("") if !is_quoted => Test::Any,
-            Some(prefix) if !is_quoted => Test::Prefix(prefix.to_owned()),
-            _ => Test::Word(word.to_owned()),
-        })
+        if is_quoted {
+            return Ok(Test::Word(word.to_owned()));
+        }
+        match elsewhere(word) {
+            Some(expected) if self.origin == Origin::Newcomer => {
+                self.at = start;
+                self.expected(expected)
+            }
+            Some(_) | None => Ok(worded(word)),
+        }
     }
 
     fn boost(&mut self) -> Result<Option<f64>, QueryError> {
@@ -180,6 +199,34 @@ impl<'t> Reader<'t> {
         }
     }
 }
+
+/// A word without quotes.
+fn worded(word: &str) -> Test {
+    match word.strip_suffix('*') {
+        _ if !word.contains(WILDCARDS) => Test::Word(word.to_owned()),
+        _ if word.bytes().all(|letter| letter == b'*') => Test::Any,
+        Some(prefix) if !prefix.contains(WILDCARDS) => Test::Prefix(prefix.to_owned()),
+        Some(_) | None => Test::Pattern(word.to_owned()),
+    }
+}
+
+/// What is expected in the place of what other matchmakers read in a word, and nobody here does: taken for the word
+/// itself, it would exclude nobody.
+fn elsewhere(word: &str) -> Option<&'static str> {
+    let before = word.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    if word.starts_with('/') {
+        return Some("a word such as *id7*, and no regular expression,");
+    }
+    if word.contains('\\') {
+        return Some("a word in quotes, and no backslash,");
+    }
+    if before.len() > 1 && before.ends_with('~') {
+        return Some("a word such as ab?d*, and not how like it others may be (~),");
+    }
+    None
+}
+
+const WILDCARDS: [char; 2] = ['*', '?'];
 
 /// The longer signs first.
 const BOUNDS: [(&str, Bound); 4] = [

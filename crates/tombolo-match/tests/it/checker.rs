@@ -678,16 +678,18 @@ impl Plan {
             "-mode:b" => mode(b) != Some(&Value::Text("b".to_owned())),
             "+skill:>=40" => self.skill(b) >= 40.0,
             "+maps:x*" => self.maps(b).contains(&"x".to_owned()),
+            "-maps:*z" => !self.maps(b).contains(&"z".to_owned()),
             "+nobody:has" => false,
             other => panic!("what does {other} mean?"),
         }
     }
 }
 
-pub(crate) const QUERIES: [&str; 5] = [
+pub(crate) const QUERIES: [&str; 6] = [
     "+mode:a",
     "-mode:b",
     "+skill:>=40",
     "+maps:x*",
     "+nobody:has",
+    "-maps:*z",
 ];

@@ -1,8 +1,8 @@
 //! The query form.
 
-use tombolo_match::{Query, Value};
+use tombolo_match::{Body, Entry, OperationId, Pool, Query, Value};
 
-use crate::world::{World, asking, having, list, map, solo, text};
+use crate::world::{World, asking, having, id, list, map, solo, text};
 
 fn duel() -> World {
     World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }")
@@ -128,6 +128,97 @@ fn bad_queries_say_where() {
         error(&"a".repeat(1025)),
         "a query is at most 1024 bytes long"
     );
+    assert_eq!(
+        error("-blocked:/.*id7.*/"),
+        "column 10: a word such as *id7*, and no regular expression, is expected"
+    );
+    assert_eq!(
+        error("name:/^a b$/"),
+        "column 6: a word such as *id7*, and no regular expression, is expected"
+    );
+    for likely in ["-name:abc~", "-name:abc~2", "-name:abc~0.5"] {
+        assert_eq!(
+            error(likely),
+            "column 7: a word such as ab?d*, and not how like it others may be (~), is expected"
+        );
+    }
+    assert_eq!(
+        error("-name:a\\:b"),
+        "column 7: a word in quotes, and no backslash, is expected"
+    );
+    for plain in ["a:\"/.*x/\"", "a:\"x~2\"", "a:~", "a:x/y", "a:~x"] {
+        assert!(Query::parse(plain).is_ok(), "{plain}");
+    }
     assert!(Query::parse("é:è").is_err());
     assert!(Query::parse("a:\"b c\"^2 *").is_ok());
+}
+
+#[test]
+fn words_have_wildcards_in_them() {
+    for (query, fits, does_not) in [
+        ("-blocked:*u1*", "u2 u3", "u7 u1 u9"),
+        ("+name:a?c", "abc", "abbc"),
+        ("+name:a?c", "aéc", "ac"),
+        ("+name:*b*d", "abcd", "abdc"),
+        ("+name:a*c*", "aXcX", "Xac"),
+        ("+name:?*", "a", ""),
+        ("+name:\"a*c\"", "a*c", "abc"),
+        ("-name:**", "", "any"),
+    ] {
+        let name = |number, name: &str| match name {
+            "" => solo(number),
+            _ if query.starts_with("-blocked") => having(solo(number), "blocked", text(name)),
+            _ => having(solo(number), "name", text(name)),
+        };
+        let mut world = duel();
+        world.submit_all([asking(solo(1), query), name(2, does_not)]);
+        assert!(world.matched().is_empty(), "{query}: {does_not}");
+        world.submit(name(3, fits)).unwrap();
+        let matched = world.matched();
+        assert_eq!(matched, [["u1", "u3"]], "{query}: {fits}");
+    }
+    let mut world = duel();
+    let asking = asking(solo(1), "-maps:*st");
+    world.submit_all([asking, having(solo(2), "maps", list(&["inferno", "dust"]))]);
+    assert!(world.matched().is_empty(), "one of the list is so");
+}
+
+#[test]
+fn to_compare_with_patterns_counts() {
+    let work = |query: &str| {
+        let mut world = duel();
+        let texts: Vec<_> = (10..42).map(|at| format!("{}{at}", "a".repeat(126))).collect();
+        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        world.submit_all((2..12).map(|number| {
+            let other = having(solo(number), "name", list(&texts));
+            asking(other, "-name:*")
+        }));
+        while !world.pool.propose(world.now, 1000).is_complete {}
+        world.submit(asking(solo(1), query)).unwrap();
+        let step = world.pool.propose(world.now, 100_000);
+        assert!(step.matches.is_empty());
+        step.work
+    };
+    let pattern = format!("+name:*{}b*", "a".repeat(60));
+    // Ten others, of 32 texts each, by as many steps as there are letters in both, multiplied.
+    let steps = 10 * 32 * 60 * 60;
+    assert!(work(&pattern) >= steps / 256, "{}", work(&pattern));
+    assert!(work("+name:b*") < 100);
+}
+
+#[test]
+fn a_query_of_a_log_from_before_such_were_refused_is_read() {
+    let body = Body::Submitted(asking(solo(1), "-blocked:0.*id7.*/"));
+    let time = duel().now;
+    let entry = Entry { time, body };
+    let mut bytes = entry.encode(OperationId([1; 16])).to_vec();
+    let at = bytes.windows(4).position(|part| part == b":0.*").unwrap();
+    bytes[at + 1] = b'/';
+    let (_, entry) = Entry::decode(&bytes).unwrap();
+    let mut world = duel();
+    world.apply(entry.body).unwrap();
+    let query = world.pool.ticket(&id(1)).unwrap().query.to_string();
+    assert_eq!(query, "-blocked:/.*id7.*/");
+    let rules = world.pool.rules().clone();
+    assert!(Pool::restore(rules, &world.pool.snapshot()).is_ok());
 }

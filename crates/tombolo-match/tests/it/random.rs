@@ -323,8 +323,8 @@ impl Dice {
         let players = players.collect();
         let mut ticket = Ticket::new(id(number), players);
         ticket.priority = self.below(2) as i8;
-        match self.below(14) {
-            query @ 0..5 => asking(ticket, QUERIES[query as usize]),
+        match self.below(16) {
+            query @ 0..6 => asking(ticket, QUERIES[query as usize]),
             _ => ticket,
         }
     }
