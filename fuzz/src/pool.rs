@@ -18,6 +18,7 @@ name = "side"
 quantity = 2
 min = 1
 max = 2
+grow = [{ after = "20s", value = 3 }]
 roles = [{ name = "healer" }, { name = "fighter" }]
 [[rules]]
 kind = "equal"
@@ -30,6 +31,7 @@ max = 100
 relax = { every = "5s", by = 50, limit = 400 }
 [[rules]]
 kind = "block"
+relax = { off = "40s" }
 "#;
 
 /// Reads `data` as entries, each with two bytes of length before it, and as a snapshot.

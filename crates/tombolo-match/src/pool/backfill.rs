@@ -133,7 +133,7 @@ impl Pool {
         let sizes = running.sides.iter().flatten();
         let size: u32 = sizes.map(|key| self.seats[*key].candidate.size).sum();
         self.running.insert(id, running);
-        if size < self.rules.shape.players_max() {
+        if size < self.rules.shape.players_full() {
             events.push(Event::BackfillOpened { id, generation });
             return;
         }
@@ -200,7 +200,7 @@ impl Pool {
                 .iter()
                 .position(|team| team.name == *name);
             let size: usize = tickets.iter().map(|ticket| ticket.players.len()).sum();
-            let room = team.map_or(0, |team| self.rules.shape.teams[team].max as usize);
+            let room = team.map_or(0, |team| self.rules.shape.teams[team].max_ever() as usize);
             let Some(team) = team.filter(|team| sides[*team].is_empty() && size <= room) else {
                 fault = Some(Illegal::Teams);
                 break;

@@ -288,12 +288,11 @@ impl Pool {
     fn moments(&self, now: Time, key: Key) -> impl Iterator<Item = Time> {
         let since = self.seats[key].since;
         let waited = now.since(since);
-        let fewer = self.rules.shape.teams.iter().flat_map(move |team| {
-            let next = move |waited: &Duration| team.relax.next_change(team.min.into(), *waited);
-            std::iter::successors(next(&waited), next)
-        });
+        let shape = &self.rules.shape;
+        let next = |waited: &Duration| shape.next_change(*waited);
+        let less = std::iter::successors(next(&waited), next);
         let filled = Some(self.rules.fill).filter(|fill| *fill > waited);
-        fewer.chain(filled).map(move |waited| since.after(waited))
+        less.chain(filled).map(move |waited| since.after(waited))
     }
 }
 
@@ -348,12 +347,13 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
         let judge = view.rules.judge;
         let mut tally = Tally::new(rule);
         tally.add(rule, judge, look(one, number, ours[number], true));
-        let is_met = rule.check == Check::Block && is_blocked(one, other);
         let look = look(other, number, theirs[number], !is_older);
-        if is_met || !tally.fits(rule, judge, look) {
+        let fits = tally.fits(rule, judge, look);
+        tally.add(rule, judge, look);
+        let is_asked = rule.check == Check::Block && tally.limit().is_some();
+        if !fits || is_asked && is_blocked(one, other) {
             obstacles.push(Obstacle::Rule(rule.name.clone()));
         }
-        tally.add(rule, judge, look);
         asked.extend(tally.limit().map(|limit| (rule, number, limit)));
     }
     let (mine, yours) = (&one.candidate.demands, &other.candidate.demands);
@@ -364,7 +364,8 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
         obstacles.push(Obstacle::TheirQuery);
     }
     group.clear(view.rules);
-    if !group.has_room(view, a) || !group.add(view, a) || !group.add(view, b) {
+    let then = View { now: at, ..view };
+    if !group.add(then, a) || !group.add(then, b) {
         obstacles.push(Obstacle::Teams);
     } else if obstacles.is_empty() && finish::is_match(view, group) {
         let broken = asked

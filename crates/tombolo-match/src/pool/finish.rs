@@ -5,7 +5,7 @@ use tombolo_wire::UserId;
 use super::balance;
 use super::group::{Group, View};
 use super::seat::Key;
-use super::sides::{self, Sides};
+use super::sides::Sides;
 use crate::entry::Venue;
 use crate::formed::{Formed, Party, Side};
 use crate::rules::{Check, Team, Topology};
@@ -89,9 +89,9 @@ impl Verdict {
 
 /// The teams with their parties, and the role of each user.
 fn named(view: View<'_>, sides: &Sides, is_new: impl Fn(Key) -> bool) -> Vec<Side> {
-    let teams = view.rules.shape.teams.iter().zip(sides.iter());
-    let named = teams.map(|(team, side)| {
-        let parts = sides::parts(team, view.roles, view.seats, &side.members, false);
+    let teams = view.rules.shape.teams.iter().zip(sides.iter()).enumerate();
+    let named = teams.map(|(at, (team, side))| {
+        let parts = sides.parts(team, view.roles, view.seats, at);
         let mut parts = parts.unwrap_or_default().into_iter();
         let mut parties = Vec::new();
         for key in &side.members {
@@ -126,7 +126,7 @@ pub(super) fn is_match(view: View<'_>, group: &mut Group) -> bool {
     let is_enough = group.size >= shape.players_min(waited).max(2);
     let sides = &mut group.sides;
     is_enough
-        && group.size.is_multiple_of(shape.multiple)
+        && shape.is_multiple(group.size, waited)
         && (sides.is_enough(shape, view.roles, view.seats, min_of)
             || sides.pack_for(shape, view.roles, view.seats, min_of))
 }

@@ -1,5 +1,7 @@
 //! A match in the making.
 
+use std::time::Duration;
+
 use super::balance;
 use super::candidate::{Candidate, RoleTable};
 use super::seat::{Key, Seat, Seats};
@@ -21,7 +23,7 @@ pub(super) struct View<'p> {
 
 impl View<'_> {
     /// How long a ticket has waited.
-    pub(super) fn waited(&self, key: Key) -> std::time::Duration {
+    pub(super) fn waited(&self, key: Key) -> Duration {
         self.now.since(self.seats[key].since)
     }
 }
@@ -38,6 +40,8 @@ pub(super) struct Group {
     /// Whom anybody blocks.
     blocked: Vec<Symbol>,
     users: Vec<Symbol>,
+    /// Somebody blocks another already, as both have waited for long enough.
+    has_blocked: bool,
     /// Those whose queries ask for something.
     strict: Vec<Key>,
     /// How many of the members play already.
@@ -46,19 +50,18 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(rules: &Rules) -> Self {
-        let mut group = Self {
+        Self {
             members: Vec::new(),
             size: 0,
-            sides: Sides::default(),
+            sides: Sides::new(&rules.shape),
             tallies: rules.rules.iter().map(Tally::new).collect(),
             oldest: None,
             blocked: Vec::new(),
             users: Vec::new(),
+            has_blocked: false,
             strict: Vec::new(),
             playing: 0,
-        };
-        group.sides.clear(&rules.shape);
-        group
+        }
     }
 
     pub(super) fn clear(&mut self, rules: &Rules) {
@@ -71,6 +74,7 @@ impl Group {
         self.oldest = None;
         self.blocked.clear();
         self.users.clear();
+        self.has_blocked = false;
         self.strict.clear();
         self.playing = 0;
     }
@@ -85,18 +89,22 @@ impl Group {
         let rules = view.rules.rules.iter().enumerate();
         let mut rules = rules.zip(&self.tallies);
         rules.all(|((number, rule), tally)| {
-            tally.fits(rule, view.rules.judge, look(seat, number, is_oldest))
-                && (rule.check != Check::Block || !self.is_blocked(&seat.candidate))
+            let (judge, look) = (view.rules.judge, look(seat, number, is_oldest));
+            tally.fits(rule, judge, look)
+                && (rule.check != Check::Block
+                    || tally.limit_with(rule, judge, look).is_none()
+                    || !self.has_blocked && !self.is_blocked(&seat.candidate))
         }) && self.queries_accept(view, &seat.candidate)
     }
 
     /// Adds a ticket that fits, when a team has room for it.
     pub(super) fn add(&mut self, view: View<'_>, key: Key) -> bool {
         let candidate = &view.seats[key].candidate;
+        let waited = self.waited_with(view, key);
         if self.size + candidate.size > view.rules.shape.players_max()
             || !self
                 .sides
-                .place(&view.rules.shape, view.roles, view.seats, key)
+                .place(&view.rules.shape, view.roles, view.seats, key, waited)
         {
             return false;
         }
@@ -106,7 +114,8 @@ impl Group {
 
     /// Adds a ticket that plays already, in its team.
     pub(super) fn fix(&mut self, view: View<'_>, side: usize, key: Key) {
-        self.sides.fix(view.seats, side, key);
+        let waited = self.waited_with(view, key);
+        self.sides.fix(view.seats, side, key, waited);
         self.take(view, key);
     }
 
@@ -114,6 +123,8 @@ impl Group {
     pub(super) fn begin_running(&mut self, view: View<'_>, region: Option<&Name>) {
         let region = region.and_then(|region| view.rules.region(region));
         self.playing = self.members.len();
+        // Who plays with whom already keeps nobody away.
+        self.has_blocked = false;
         let is_whole = self.sides.iter().all(|side| side.load > 0);
         for (number, (rule, tally)) in view.rules.rules.iter().zip(&mut self.tallies).enumerate() {
             let members = self.members.iter();
@@ -154,6 +165,7 @@ impl Group {
         if is_oldest {
             self.oldest = Some((seat.since, seat.order));
         }
+        self.has_blocked = self.has_blocked || self.is_blocked(candidate);
         self.members.push(key);
         self.size += candidate.size;
         self.blocked.extend_from_slice(&candidate.blocks);
@@ -172,10 +184,11 @@ impl Group {
         &self.tallies
     }
 
-    /// Whether a team has room for a ticket.
-    pub(super) fn has_room(&self, view: View<'_>, key: Key) -> bool {
-        let mut sides = self.sides.clone();
-        sides.place(&view.rules.shape, view.roles, view.seats, key)
+    /// How long the ticket has waited that has waited longest, with one more.
+    fn waited_with(&self, view: View<'_>, key: Key) -> Duration {
+        let own = view.seats[key].since;
+        let since = self.oldest_since().map_or(own, |since| since.min(own));
+        view.now.since(since)
     }
 
     fn is_oldest(&self, seat: &Seat) -> bool {

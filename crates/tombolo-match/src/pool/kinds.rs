@@ -88,22 +88,22 @@ impl Kinds {
         }
         shape.teams.iter().all(|team| {
             let least = match is_full {
-                true => team.max,
+                true => team.max_ever(),
                 false => team.min_at(Duration::MAX),
             };
-            (least..=team.max).any(|size| reached[size as usize])
+            (least..=team.max_ever()).any(|size| reached[size as usize])
         })
     }
 
     /// Whether enough users have the roles that there are.
     fn have_roles(&self, shape: &Shape, table: &RoleTable) -> bool {
         let free = shape.teams.iter().filter(|team| team.roles.is_empty());
-        let mut users_most: usize = free.map(|team| team.max as usize).sum();
+        let mut users_most: usize = free.map(|team| team.max_ever() as usize).sum();
         // By role: how many must have it, how many may, and how many can.
         let mut by_role: BTreeMap<u8, (usize, usize, usize)> = BTreeMap::new();
         for role in shape.teams.iter().flat_map(|team| &team.roles) {
             let (needed, most, _) = by_role.entry(table.number(&role.name)).or_default();
-            *needed += role.min as usize;
+            *needed += role.min_at(Duration::MAX) as usize;
             *most += role.max as usize;
         }
         for (number, (needed, most, able)) in &mut by_role {

@@ -83,8 +83,12 @@ impl Search<'_> {
         let view = self.view;
         self.group.clear(view.rules);
         self.work += 1;
-        if !self.group.fits(view, anchor) || !self.group.add(view, anchor) {
+        if !self.group.fits(view, anchor) {
             return Outcome::Lonely;
+        }
+        if !self.group.add(view, anchor) {
+            // Later there is a team for it.
+            return Outcome::Waits(Vec::new());
         }
         let (shape, size) = (&view.rules.shape, self.group.size);
         if size >= shape.players_most()
@@ -126,7 +130,7 @@ impl Search<'_> {
         self.work += 1;
         self.start(base);
         let before = self.group.members.len();
-        if self.group.size >= view.rules.shape.players_max() {
+        if self.group.size >= view.rules.shape.players_full() {
             return None;
         }
         let (verdict, members) = self.find(base).ok()?;
@@ -400,7 +404,7 @@ impl Search<'_> {
             Pass::Arrival | Pass::Tick => waited,
         };
         let is_enough = self.group.size >= shape.players_min(waited).max(2)
-            && self.group.size.is_multiple_of(shape.multiple);
+            && shape.is_multiple(self.group.size, waited);
         if !is_enough {
             return None;
         }
@@ -417,8 +421,12 @@ impl Search<'_> {
     /// Lets those go who came last, until the number of users is a multiple of what it must be.
     fn trim(&mut self, base: Base<'_>) {
         let view = self.view;
-        let multiple = view.rules.shape.multiple;
-        while !self.group.size.is_multiple_of(multiple) && self.group.members.len() > base.len() {
+        let is_multiple = |group: &Group| {
+            let waited = group.oldest_since().map(|since| view.now.since(since));
+            let shape = &view.rules.shape;
+            shape.is_multiple(group.size, waited.unwrap_or_default())
+        };
+        while !is_multiple(self.group) && self.group.members.len() > base.len() {
             let mut members = self.group.members.split_off(base.len());
             members.pop();
             self.start(base);

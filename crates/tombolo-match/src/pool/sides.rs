@@ -1,5 +1,7 @@
 //! Who of a group is in which team, and in which role.
 
+use std::time::Duration;
+
 use super::candidate::RoleTable;
 use super::seat::{Key, Seats};
 use crate::rules::{Shape, Team};
@@ -14,11 +16,16 @@ const REFUSED_MAX: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sides {
     sides: Vec<Side>,
-    rooms: Vec<Room>,
+    /// The fewest users of each.
+    mins: Vec<u32>,
+    /// How long the ticket has waited that has waited longest, where less is asked of teams by that.
+    waited: Duration,
+    /// Whether there is such a team.
+    relaxes: bool,
     /// Some play already: nobody changes the team.
     is_fixed: bool,
-    /// Those for whom no place was found since somebody was put.
-    refused: Vec<Key>,
+    /// Those for whom no place was found since somebody was put, and how long the first one would have waited then.
+    refused: Vec<(Key, Duration)>,
     /// How often all were put anew in vain.
     vain: u32,
     /// See [`take_looks`](Self::take_looks).
@@ -32,26 +39,28 @@ pub(super) struct Side {
     pub(super) members: Vec<Key>,
 }
 
-/// How many users a team takes.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    min: u32,
-    max: u32,
-}
-
 impl Sides {
+    pub(super) fn new(shape: &Shape) -> Self {
+        let mut sides = Self {
+            relaxes: shape.teams.iter().any(Team::relaxes),
+            ..Self::default()
+        };
+        sides.clear(shape);
+        sides
+    }
+
     /// Empty teams.
     pub(super) fn clear(&mut self, shape: &Shape) {
         self.sides.resize_with(shape.teams.len(), Side::default);
-        self.rooms.clear();
+        self.mins.clear();
+        self.waited = Duration::ZERO;
         self.is_fixed = false;
         self.refused.clear();
         self.vain = 0;
         for (side, team) in self.sides.iter_mut().zip(&shape.teams) {
             side.load = 0;
             side.members.clear();
-            let (min, max) = (team.min, team.max);
-            self.rooms.push(Room { min, max });
+            self.mins.push(team.min);
         }
     }
 
@@ -63,15 +72,20 @@ impl Sides {
         &self.sides[at]
     }
 
-    /// Puts a ticket where it is needed most; the others move when nothing else helps.
+    /// Puts a ticket where it is needed most; the others move when nothing else helps. With it, the ticket that has
+    /// waited longest has waited so long.
     pub(super) fn place(
         &mut self,
         shape: &Shape,
         roles: &RoleTable,
         seats: &Seats,
         key: Key,
+        waited: Duration,
     ) -> bool {
+        let before = self.waited;
+        self.set_waited(waited);
         if self.is_refused(shape, seats, key) {
+            self.waited = before;
             return false;
         }
         if self.put(shape, roles, seats, key) || self.repack(shape, roles, seats, key) {
@@ -79,15 +93,24 @@ impl Sides {
             return true;
         }
         if self.refused.len() < REFUSED_MAX {
-            self.refused.push(key);
+            self.refused.push((key, self.waited));
         }
+        self.waited = before;
         false
+    }
+
+    fn set_waited(&mut self, waited: Duration) {
+        if self.relaxes {
+            self.waited = waited;
+        }
     }
 
     /// Whether a ticket was refused that was no harder to place.
     fn is_refused(&self, shape: &Shape, seats: &Seats, key: Key) -> bool {
         let candidate = &seats[key].candidate;
-        let mut refused = self.refused.iter().map(|key| &seats[*key].candidate);
+        let refused = self.refused.iter();
+        let refused = refused.filter(|(_, waited)| *waited >= self.waited);
+        let mut refused = refused.map(|(key, _)| &seats[*key].candidate);
         if shape.teams.iter().all(|team| team.roles.is_empty()) {
             return refused.any(|other| other.size <= candidate.size);
         }
@@ -99,7 +122,7 @@ impl Sides {
         let is_in_vain = self.sides.len() == 1
             || self.is_fixed
             || self.vain >= VAIN_MAX
-            || !self.could_hold(seats, seats[key].candidate.size);
+            || !self.could_hold(shape, seats, seats[key].candidate.size);
         if is_in_vain {
             return false;
         }
@@ -117,11 +140,9 @@ impl Sides {
 
     /// Whether the teams have room for a party of a size if all others that are as large or larger are the
     /// only ones in them.
-    fn could_hold(&self, seats: &Seats, size: u32) -> bool {
-        let places = self
-            .rooms
-            .iter()
-            .map(|room| (room.max / size.max(1)) as usize);
+    fn could_hold(&self, shape: &Shape, seats: &Seats, size: u32) -> bool {
+        let teams = shape.teams.iter();
+        let places = teams.map(|team| (team.max_at(self.waited) / size.max(1)) as usize);
         let members = self.sides.iter().flat_map(|side| &side.members);
         let as_large = members.filter(|key| seats[**key].candidate.size >= size);
         as_large.count() < places.sum()
@@ -133,9 +154,10 @@ impl Sides {
         std::mem::take(&mut self.looks)
     }
 
-    /// Puts a ticket into the team in which it plays already.
-    pub(super) fn fix(&mut self, seats: &Seats, side: usize, key: Key) {
+    /// Puts a ticket into the team in which it plays already; with it, the one that has waited longest has waited so long.
+    pub(super) fn fix(&mut self, seats: &Seats, side: usize, key: Key, waited: Duration) {
         self.is_fixed = true;
+        self.set_waited(waited);
         self.sides[side].members.push(key);
         self.sides[side].load += seats[key].candidate.size;
     }
@@ -149,22 +171,21 @@ impl Sides {
     fn put(&mut self, shape: &Shape, roles: &RoleTable, seats: &Seats, key: Key) -> bool {
         let size = seats[key].candidate.size;
         let mut order: Vec<_> = (0..self.sides.len())
-            .filter(|side| self.sides[*side].load + size <= self.rooms[*side].max)
+            .filter(|side| {
+                let most = shape.teams[*side].max_at(self.waited);
+                self.sides[*side].load + size <= most
+            })
             .collect();
         order.sort_by_key(|side| {
-            let (load, room) = (self.sides[*side].load, self.rooms[*side]);
-            (
-                std::cmp::Reverse(room.min.saturating_sub(load)),
-                load,
-                *side,
-            )
+            let (load, min) = (self.sides[*side].load, self.mins[*side]);
+            (std::cmp::Reverse(min.saturating_sub(load)), load, *side)
         });
         for at in order {
             let side = &mut self.sides[at];
             side.members.push(key);
             side.load += size;
             self.looks += u64::from(!shape.teams[at].roles.is_empty());
-            if can_play(&shape.teams[at], roles, seats, &self.sides[at]) {
+            if self.can_play(&shape.teams[at], roles, seats, at) {
                 return true;
             }
             let side = &mut self.sides[at];
@@ -198,8 +219,8 @@ impl Sides {
             return false;
         }
         let mut anew = self.clone();
-        for (room, team) in anew.rooms.iter_mut().zip(&shape.teams) {
-            room.min = min_of(team);
+        for (min, team) in anew.mins.iter_mut().zip(&shape.teams) {
+            *min = min_of(team);
         }
         let is_packed = anew.put_all(shape, roles, seats, self.in_order_of_size(seats, None))
             && anew.is_enough(shape, roles, seats, min_of);
@@ -247,41 +268,61 @@ impl Sides {
         min: u32,
     ) -> bool {
         let side = &self.sides[at];
-        (min..=self.rooms[at].max).contains(&side.load)
-            && (team.roles.is_empty() || parts(team, roles, seats, &side.members, true).is_some())
+        (min..=team.max_at(self.waited)).contains(&side.load)
+            && (team.roles.is_empty() || {
+                let users = self.users(seats, at);
+                cast(team, roles, users, self.waited, Cast::Whole).is_some()
+            })
+    }
+
+    /// Whether the users of a team could still all have a role.
+    fn can_play(&self, team: &Team, roles: &RoleTable, seats: &Seats, at: usize) -> bool {
+        team.roles.is_empty() || self.parts(team, roles, seats, at).is_some()
+    }
+
+    /// The role of each user of a team, in the order of its tickets, while others may come; `None` when there is no way.
+    pub(super) fn parts(
+        &self,
+        team: &Team,
+        roles: &RoleTable,
+        seats: &Seats,
+        at: usize,
+    ) -> Option<Vec<usize>> {
+        let users = self.users(seats, at);
+        cast(team, roles, users, self.waited, Cast::Part)
+    }
+
+    /// The roles that each user of a team plays.
+    fn users<'s>(&'s self, seats: &'s Seats, at: usize) -> impl Iterator<Item = &'s Box<[u8]>> {
+        let members = self.sides[at].members.iter();
+        members.flat_map(move |key| &seats[*key].candidate.roles)
     }
 }
 
-/// Whether the users of a team could still all have a role.
-fn can_play(team: &Team, roles: &RoleTable, seats: &Seats, side: &Side) -> bool {
-    team.roles.is_empty() || parts(team, roles, seats, &side.members, false).is_some()
-}
-
-/// The role of each user of a team, in the order of its tickets; `None` when there is no way.
-///
-/// A matching by augmenting paths: first what must be played, then whoever is left.
-pub(super) fn parts(
-    team: &Team,
-    roles: &RoleTable,
-    seats: &Seats,
-    members: &[Key],
-    is_complete: bool,
-) -> Option<Vec<usize>> {
-    let users = members.iter().flat_map(|key| &seats[*key].candidate.roles);
-    cast(team, roles, users, is_complete)
-}
-
-/// Whether there is a team that may have a party whose users play these roles.
+/// Whether there is a team that may have a party whose users play these roles, after whichever wait.
 pub(super) fn has_team(shape: &Shape, roles: &RoleTable, users: &[Box<[u8]>], size: u32) -> bool {
-    let mut teams = shape.teams.iter().filter(|team| size <= team.max);
-    teams.any(|team| team.roles.is_empty() || cast(team, roles, users, false).is_some())
+    let mut teams = shape.teams.iter().filter(|team| size <= team.max_ever());
+    teams.any(|team| {
+        team.roles.is_empty() || cast(team, roles, users, Duration::MAX, Cast::Part).is_some()
+    })
 }
 
+/// Whom a cast is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cast {
+    /// All of a team.
+    Whole,
+    /// A part: others may still come.
+    Part,
+}
+
+/// A matching by augmenting paths: first what must be played, then whoever is left.
 fn cast<'u>(
     team: &Team,
     roles: &RoleTable,
     users: impl IntoIterator<Item = &'u Box<[u8]>>,
-    is_complete: bool,
+    waited: Duration,
+    of: Cast,
 ) -> Option<Vec<usize>> {
     let numbers: Vec<_> = team
         .roles
@@ -300,22 +341,25 @@ fn cast<'u>(
             likes
         });
     }
+    let roles = team.roles.iter();
+    let mins = roles.map(|role| role.min_at(waited) as usize);
     let mut casting = Casting {
         wishes,
         part_of: Vec::new(),
         holders: vec![Vec::new(); team.roles.len()],
-        limits: team.roles.iter().map(|role| role.min as usize).collect(),
+        limits: mins.clone().collect(),
     };
     casting.part_of = vec![None; casting.wishes.len()];
     casting.fill();
-    let missing: usize = team
-        .roles
-        .iter()
+    let missing: usize = mins
         .zip(&casting.holders)
-        .map(|(role, holders)| (role.min as usize).saturating_sub(holders.len()))
+        .map(|(min, holders)| min.saturating_sub(holders.len()))
         .sum();
-    let free = (team.max as usize).saturating_sub(casting.wishes.len());
-    if missing > if is_complete { 0 } else { free } {
+    let free = match of {
+        Cast::Whole => 0,
+        Cast::Part => (team.max_at(waited) as usize).saturating_sub(casting.wishes.len()),
+    };
+    if missing > free {
         return None;
     }
     casting.limits = team.roles.iter().map(|role| role.max as usize).collect();

@@ -331,10 +331,9 @@ fn rests_until(rules: &Rules, seat: &Seat, now: Time, looks: u64) -> Time {
     let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
     let rested = now.after(rules.tick.saturating_mul(ticks));
     let waited = now.since(seat.since);
-    let teams = rules.shape.teams.iter();
-    let fewer = teams.filter_map(|team| team.relax.next_change(f64::from(team.min), waited));
+    let less = rules.shape.next_change(waited);
     let filled = Some(rules.fill).filter(|fill| *fill > waited);
-    let next = fewer.chain(filled).min();
+    let next = less.into_iter().chain(filled).min();
     next.map_or(rested, |next| rested.min(seat.since.after(next)))
 }
 

@@ -274,7 +274,8 @@ impl Tally {
         played.is_some_and(|worst| f64::from(rank) <= worst)
     }
 
-    fn limit_with(&self, rule: &Rule, judge: Judge, look: Look<'_>) -> Option<f64> {
+    /// What is asked with one more.
+    pub(super) fn limit_with(&self, rule: &Rule, judge: Judge, look: Look<'_>) -> Option<f64> {
         let gate = look.gate.limit;
         match judge {
             Judge::Oldest if look.is_oldest => gate,

@@ -1,19 +1,20 @@
 //! A document to rules.
 
+mod relaxing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::document::{Fault, Node, Plain};
 use super::reader::{Table, check_new};
-use super::relax::Slope;
 use super::{
     Attribute, Check, Judge, Measure, PLAYERS_MAX, QUALITY_MAX, REGIONS_MAX, RULES_MAX, Reason,
-    Relax, Role, Rule, Rules, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team,
-    Topology,
+    Relax, Role, Rule, Rules, Shape, TEAM_ROLES_MAX, TEAMS_MAX, TICKETS_MAX, Team, Topology,
 };
 use crate::ticket::TAGS;
 use crate::value::{ITEMS_MAX, Kind, Merge, Value};
 use crate::word::Name;
+use relaxing::{Direction, relax};
 
 pub(super) fn rules(node: &Node) -> Result<Rules, Fault> {
     let mut table = Table::new(node)?;
@@ -116,7 +117,7 @@ fn bounds(what: &'static str, min: u64, max: usize) -> Reason {
 
 /// Teams, or `players` for a match without.
 fn shape(table: &mut Table<'_>) -> Result<Shape, Fault> {
-    let multiple = table.count("multiple", Some(1), (1, PLAYERS_MAX))?;
+    let (multiple, multiple_relax) = multiple(table)?;
     let players = table.optional("players");
     let nodes = table.list("teams")?;
     let mut teams = Vec::new();
@@ -138,8 +139,11 @@ fn shape(table: &mut Table<'_>) -> Result<Shape, Fault> {
         }
         (None, _) => return Err(table.missing("players")),
     }
-    let shape = Shape { teams, multiple };
-    let max = shape.players_max();
+    let shape = Shape {
+        teams,
+        multiple,
+        multiple_relax,
+    };
     let all_roles = shape.teams.iter().flat_map(|team| &team.roles);
     let roles: BTreeSet<_> = all_roles.map(|role| &role.name).collect();
     let roles = roles.len();
@@ -154,15 +158,29 @@ fn shape(table: &mut Table<'_>) -> Result<Shape, Fault> {
     if roles > ROLES_MAX {
         return fail(bounds("the number of different roles", 0, ROLES_MAX));
     }
-    if !(2..=PLAYERS_MAX).contains(&max) {
+    let most = shape.players_full();
+    if most < 2 || shape.players_max() > PLAYERS_MAX {
         return fail(bounds("the number of users", 2, PLAYERS_MAX as usize));
     }
-    let least = shape.players_min(Duration::MAX).max(2);
-    if (max / multiple) * multiple < least {
+    if shape.players_most() < shape.players_least() {
         let why = "no multiple lies between the fewest and the most users";
         return fail(Reason::Never { why });
     }
     Ok(shape)
+}
+
+/// What the number of users is a multiple of, and when that falls away.
+fn multiple(table: &mut Table<'_>) -> Result<(u32, Relax), Fault> {
+    let bounds = (1, PLAYERS_MAX);
+    let node = table.optional("multiple");
+    let Some(node) = node.filter(|node| matches!(node.value, Plain::Table(_))) else {
+        return Ok((table.count("multiple", Some(1), bounds)?, Relax::default()));
+    };
+    let mut table = Table::new(node)?;
+    let of = table.count("of", None, bounds)?;
+    let relax = relax(table.optional("relax"), of.into(), Direction::Off, 0.0)?;
+    table.finish()?;
+    Ok((of, relax))
 }
 
 fn add_team(
@@ -177,12 +195,7 @@ fn add_team(
         Some(name) => name,
         None => table.required("name")?.name()?,
     };
-    let min = table.count("min", None, (1, PLAYERS_MAX))?;
-    let max = table.count("max", None, (1, PLAYERS_MAX))?;
-    if min > max {
-        let why = "the fewest are more than the most";
-        return node.fail(Reason::Never { why });
-    }
+    let (min, max) = fewest_and_most(&mut table, node)?;
     let quantity = if is_named {
         1
     } else {
@@ -194,15 +207,19 @@ fn add_team(
         Direction::Fewer,
         1.0,
     )?;
-    let roles = roles(table.list("roles")?, max)?;
+    let (grow, most) = grow(table.optional("grow"), max)?;
+    let roles = roles(table.list("roles")?, most)?;
     table.finish()?;
     let least = f64::from(min);
     let fewest = relax.widest(least).unwrap_or(least);
     // Who has no role is not in the team.
-    let max = match &roles[..] {
-        [] => max,
-        roles => max.min(roles.iter().map(|role| role.max).sum()),
-    };
+    let parts = roles.iter().map(|role| role.max);
+    let parts = if roles.is_empty() { most } else { parts.sum() };
+    if !grow.is_never() && parts < most {
+        let why = "the roles take fewer users than the team grows to";
+        return node.fail(Reason::Never { why });
+    }
+    let max = max.min(parts);
     if f64::from(max) < fewest {
         let why = "the roles take fewer users than the team needs";
         return node.fail(Reason::Never { why });
@@ -222,10 +239,36 @@ fn add_team(
             min,
             max,
             relax: relax.clone(),
+            grow: grow.clone(),
             roles: roles.clone(),
         });
     }
     Ok(())
+}
+
+fn fewest_and_most(table: &mut Table<'_>, node: &Node) -> Result<(u32, u32), Fault> {
+    let min = table.count("min", None, (1, PLAYERS_MAX))?;
+    let max = table.count("max", None, (1, PLAYERS_MAX))?;
+    if min > max {
+        let why = "the fewest are more than the most";
+        return node.fail(Reason::Never { why });
+    }
+    Ok((min, max))
+}
+
+/// How the most users of a team become more, and how many that is in the end.
+fn grow(node: Option<&Node>, max: u32) -> Result<(Relax, u32), Fault> {
+    let Some(node) = node else {
+        return Ok((Relax::default(), max));
+    };
+    let grow = relax(Some(node), max.into(), Direction::Larger, 0.0)?;
+    match grow.widest(max.into()) {
+        None => Err(node.expected("a number of users, and no end of the bound,")),
+        Some(most) if most > PLAYERS_MAX.into() => {
+            node.fail(bounds("the most users of a team", 1, PLAYERS_MAX as usize))
+        }
+        Some(most) => Ok((grow, most as u32)),
+    }
 }
 
 fn roles(nodes: &[Node], team_max: u32) -> Result<Vec<Role>, Fault> {
@@ -240,13 +283,20 @@ fn roles(nodes: &[Node], team_max: u32) -> Result<Vec<Role>, Fault> {
         check_new(&mut names, &name, node)?;
         let min = table.count("min", Some(0), (0, team_max))?;
         let max = table.count("max", Some(team_max), (1, team_max))?;
+        let relax = relax(table.optional("relax"), min.into(), Direction::Fewer, 0.0)?;
         table.finish()?;
         if min > max {
             let why = "the fewest are more than the most";
             return node.fail(Reason::Never { why });
         }
-        roles.push(Role { name, min, max });
-        if roles.iter().map(|role| role.min).sum::<u32>() > team_max {
+        roles.push(Role {
+            name,
+            min,
+            max,
+            relax,
+        });
+        let needed = roles.iter().map(|role: &Role| role.min_at(Duration::MAX));
+        if needed.sum::<u32>() > team_max {
             let why = "the roles need more users than the team takes";
             return node.fail(Reason::Never { why });
         }
@@ -384,7 +434,7 @@ fn check(
             let check = Check::Latency { attribute, regions };
             (check, max(table)?, Direction::More)
         }
-        RuleKind::Block => (Check::Block, 0.0, Direction::Never),
+        RuleKind::Block => (Check::Block, 0.0, Direction::Off),
         RuleKind::Balance => {
             let attribute = attribute(table, kinds, Kind::Number)?;
             let measures = [("mean", Measure::Mean), ("sum", Measure::Sum)];
@@ -472,121 +522,6 @@ fn regions(table: &mut Table<'_>) -> Result<Vec<Name>, Fault> {
         regions.push(name);
     }
     Ok(regions)
-}
-
-/// What it means for a limit to ask for less.
-#[derive(Clone, Copy, PartialEq)]
-enum Direction {
-    /// It grows.
-    More,
-    /// It shrinks.
-    Fewer,
-    /// It falls away.
-    Off,
-    /// It does not.
-    Never,
-}
-
-fn relax(node: Option<&Node>, base: f64, direction: Direction, least: f64) -> Result<Relax, Fault> {
-    let Some(node) = node else {
-        return Ok(Relax::default());
-    };
-    if direction == Direction::Never {
-        return Err(node.expected("no relaxation"));
-    }
-    match &node.value {
-        Plain::Table(_) => slope(node, base, direction, least),
-        Plain::List(nodes) => steps(node, nodes, base, direction, least),
-        Plain::Boolean(_) | Plain::Number(_) | Plain::Text(_) => {
-            Err(node.expected("a table with every, by and limit, or a list of steps"))
-        }
-    }
-}
-
-fn slope(node: &Node, base: f64, direction: Direction, least: f64) -> Result<Relax, Fault> {
-    let mut table = Table::new(node)?;
-    let off = table.optional("off").map(Node::duration).transpose()?;
-    if direction == Direction::Off || off.is_some() && table.is_alone("off") {
-        table.finish()?;
-        let off = off.ok_or_else(|| node.expected("a time after which the rule is off"))?;
-        return Ok(Relax::steps(vec![(off, None)]));
-    }
-    let every = table.required("every")?.duration()?;
-    let by_node = table.required("by")?;
-    let by = by_node.number()?;
-    let limit_node = table.required("limit")?;
-    let limit = limit_node.number()?;
-    table.finish()?;
-    if every.is_zero() || by <= 0.0 {
-        return Err(by_node.expected("more than nothing, at intervals"));
-    }
-    let is_looser = match direction {
-        Direction::More => limit >= base,
-        Direction::Fewer => (least..=base).contains(&limit),
-        Direction::Off | Direction::Never => true,
-    };
-    if !is_looser {
-        let why = "this limit asks for more";
-        return limit_node.fail(Reason::Tightens { why });
-    }
-    let by = if direction == Direction::Fewer {
-        -by
-    } else {
-        by
-    };
-    if direction == Direction::Fewer && (by.fract() != 0.0 || limit.fract() != 0.0) {
-        return Err(by_node.expected("a whole number"));
-    }
-    Ok(Relax::slope(Slope {
-        every,
-        by,
-        limit,
-        off,
-    }))
-}
-
-fn steps(
-    node: &Node,
-    nodes: &[Node],
-    base: f64,
-    direction: Direction,
-    least: f64,
-) -> Result<Relax, Fault> {
-    if nodes.is_empty() || nodes.len() > STEPS_MAX {
-        return node.fail(bounds("the number of steps", 1, STEPS_MAX));
-    }
-    let mut steps: Vec<(Duration, Option<f64>)> = Vec::new();
-    let mut last = (Duration::ZERO, Some(base));
-    for node in nodes {
-        let mut table = Table::new(node)?;
-        let after = table.required("after")?.duration()?;
-        let off = table.optional("off").map_or(Ok(false), Node::boolean)?;
-        let value = table.optional("value").map(Node::number).transpose()?;
-        table.finish()?;
-        let limit = match (off, value) {
-            (true, None) => None,
-            (false, Some(value)) if direction != Direction::Off => Some(value),
-            _ => return Err(node.expected("either a value or off = true")),
-        };
-        let is_looser = match (last.1, limit, direction) {
-            (_, None, _) => true,
-            (None, Some(_), _) => false,
-            (Some(before), Some(limit), Direction::More) => limit >= before,
-            (Some(before), Some(limit), _) => {
-                if limit.fract() != 0.0 {
-                    return Err(node.expected("a whole number"));
-                }
-                (least..=before).contains(&limit)
-            }
-        };
-        if after <= last.0 || !is_looser {
-            let why = "this step comes too early or asks for more";
-            return node.fail(Reason::Tightens { why });
-        }
-        last = (after, limit);
-        steps.push(last);
-    }
-    Ok(Relax::steps(steps))
 }
 
 #[derive(Clone, Copy)]

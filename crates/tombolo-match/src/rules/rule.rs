@@ -58,7 +58,7 @@ pub enum Check {
         /// Those that there are.
         regions: Vec<Name>,
     },
-    /// Nobody meets whom it blocks, or who blocks it.
+    /// Nobody meets whom it blocks, or who blocks it, until that falls away for all who would meet.
     Block,
     /// No two teams differ by more than the limit.
     Balance {

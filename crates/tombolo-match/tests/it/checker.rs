@@ -5,51 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_match::{Formed, Party, Player, Reach, Ticket, TicketId, Value, Venue};
 
-/// A plain description of a pool's rules.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) teams: Vec<(u32, u32)>,
-    /// After how many seconds the fewest of the first team are how many.
-    pub(crate) fewer: Vec<(u64, u32)>,
-    pub(crate) multiple: Option<u32>,
-    /// When it falls away.
-    pub(crate) equal: Option<Option<u64>>,
-    /// How many, and when one less is enough, and nothing is asked a second later.
-    pub(crate) overlap: Option<(usize, Option<u64>)>,
-    /// Limit, and by how much it grows a second, and its end.
-    pub(crate) distance: Option<(f64, f64, f64)>,
-    /// From where to where, and by how much it widens a second.
-    pub(crate) range: Option<(f64, f64, f64)>,
-    /// Limit, and what it is after how many seconds.
-    pub(crate) latency: Option<(f64, Option<(u64, f64)>)>,
-    pub(crate) has_blocks: bool,
-    pub(crate) balance: Option<Balance>,
-    pub(crate) direct: Option<Direct>,
-    /// How a party's skill is merged; the mean when nothing is said, and of who says nothing 50.
-    pub(crate) party: Option<&'static str>,
-    /// Whether a party likes what any of its users likes, not what all of them do.
-    pub(crate) has_any_map: bool,
-    pub(crate) healers: Option<u32>,
-    pub(crate) is_oldest: bool,
-    pub(crate) fill: u64,
-    /// How long a match may wait for a better one, and what is good.
-    pub(crate) settle: Option<(u64, u16)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Balance {
-    pub(crate) max: f64,
-    pub(crate) is_sum: bool,
-    pub(crate) off: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Direct {
-    pub(crate) is_by_host: bool,
-    pub(crate) off: Option<u64>,
-}
-
-pub(crate) const REGIONS: [&str; 3] = ["eu", "us", "jp"];
+use crate::plan::{Balance, Plan, REGIONS};
 
 /// A ticket as it was submitted, and when.
 #[derive(Clone, Debug)]
@@ -59,114 +15,6 @@ pub(crate) struct Known {
 }
 
 impl Plan {
-    pub(crate) fn document(&self) -> String {
-        let mut text = format!(
-            "name = \"random\"\nfill = {}\njudge = \"{}\"\n",
-            self.fill,
-            if self.is_oldest { "oldest" } else { "each" }
-        );
-        if let Some((settle, good)) = self.settle {
-            text += &format!("settle = {settle}\ngood = {good}\n");
-        }
-        if let Some(multiple) = self.multiple {
-            text += &format!("multiple = {multiple}\n");
-        }
-        for (number, (min, max)) in self.teams.iter().enumerate() {
-            text += &format!("[[teams]]\nname = \"t{number}\"\nmin = {min}\nmax = {max}\n");
-            if number == 0 && !self.fewer.is_empty() {
-                let steps = self.fewer.iter();
-                let steps =
-                    steps.map(|(after, value)| format!("{{ after = {after}, value = {value} }}"));
-                text += &format!("relax = [{}]\n", steps.collect::<Vec<_>>().join(", "));
-            }
-            if let Some(healers) = self.healers {
-                text += &format!(
-                    "roles = [{{ name = \"healer\", min = {healers}, max = {healers} }}, {{ name = \"fighter\" }}]\n"
-                );
-            }
-        }
-        let party = self
-            .party
-            .map_or(String::new(), |party| format!("party = \"{party}\"\n"));
-        text +=
-            &format!("[[attributes]]\nname = \"skill\"\nkind = \"number\"\ndefault = 50\n{party}");
-        if self.has_any_map {
-            text += "[[attributes]]\nname = \"maps\"\nkind = \"list\"\nparty = \"union\"\n";
-        }
-        let off_of = |off: Option<u64>| {
-            off.map_or(String::new(), |off| format!("relax = {{ off = {off} }}"))
-        };
-        let mut rules = 0;
-        let mut rule = |body: String| {
-            rules += 1;
-            text += &format!("[[rules]]\nname = \"rule-{rules}\"\n{body}\n");
-        };
-        if let Some(off) = self.equal {
-            let relax = off_of(off);
-            rule(format!("kind = \"equal\"\nattribute = \"mode\"\n{relax}"));
-        }
-        if let Some((min, fewer)) = self.overlap {
-            let fewer = fewer.map_or(String::new(), |after| {
-                let off = format!("{{ after = {}, off = true }}", after + 1);
-                match min {
-                    1 => format!("relax = [{off}]"),
-                    _ => format!(
-                        "relax = [{{ after = {after}, value = {} }}, {off}]",
-                        min - 1
-                    ),
-                }
-            });
-            rule(format!(
-                "kind = \"overlap\"\nattribute = \"maps\"\nmin = {min}\n{fewer}"
-            ));
-        }
-        if let Some((low, high, by)) = self.range {
-            let relax = if by > 0.0 {
-                format!("relax = {{ every = 1, by = {by}, limit = 100 }}")
-            } else {
-                String::new()
-            };
-            rule(format!(
-                "kind = \"range\"\nattribute = \"skill\"\nlow = {low}\nhigh = {high}\n{relax}"
-            ));
-        }
-        if let Some((max, by, limit)) = self.distance {
-            let relax = if by > 0.0 {
-                format!("relax = {{ every = 1, by = {by}, limit = {limit} }}")
-            } else {
-                String::new()
-            };
-            rule(format!(
-                "kind = \"distance\"\nattribute = \"skill\"\nmax = {max}\n{relax}"
-            ));
-        }
-        if let Some((max, later)) = self.latency {
-            let relax = later.map_or(String::new(), |(after, value)| {
-                format!("relax = [{{ after = {after}, value = {value} }}]")
-            });
-            rule(format!(
-                "kind = \"latency\"\nattribute = \"ping\"\nregions = {REGIONS:?}\nmax = {max}\n{relax}"
-            ));
-        }
-        if self.has_blocks {
-            rule("kind = \"block\"".to_owned());
-        }
-        if let Some(Balance { max, is_sum, off }) = self.balance {
-            let (measure, relax) = (if is_sum { "sum" } else { "mean" }, off_of(off));
-            rule(format!(
-                "kind = \"balance\"\nattribute = \"skill\"\nmeasure = \"{measure}\"\nmax = {max}\n{relax}"
-            ));
-        }
-        if let Some(Direct { is_by_host, off }) = self.direct {
-            let topology = if is_by_host { "host" } else { "mesh" };
-            rule(format!(
-                "kind = \"connectivity\"\ntopology = \"{topology}\"\nrequired = true\n{}",
-                off_of(off)
-            ));
-        }
-        text
-    }
-
     /// What is wrong with a match that was made at `now`, in seconds; of a running one, whose users those are.
     pub(crate) fn wrong(
         &self,
@@ -253,6 +101,13 @@ impl Plan {
             if is_asked && !is_mesh(tickets) {
                 wrong.insert("connectivity");
             }
+            // And whoever asks that nobody is blocked asks it of all.
+            let is_asked = self
+                .block
+                .is_some_and(|off| off.is_none_or(|off| waited < off));
+            if is_asked && has_blocked(tickets, &[]) {
+                wrong.insert("block");
+            }
             for b in tickets {
                 if self
                     .equal
@@ -263,11 +118,6 @@ impl Plan {
                 }
                 if a.ticket.id == b.ticket.id {
                     continue;
-                }
-                for (one, other) in pairs(&a.ticket, &b.ticket) {
-                    if self.has_blocks && one.blocks.contains(&other.user) {
-                        wrong.insert("block");
-                    }
                 }
                 if !self.asks(&a.ticket, &b.ticket) {
                     wrong.insert("query");
@@ -331,6 +181,7 @@ impl Plan {
             }
             "overlap" => self.common(all).len() >= self.common(playing).len(),
             "latency" => least(all) <= least(playing),
+            "block" => !has_blocked(all, playing),
             "connectivity" => !is_mesh(playing) && harder(all) <= harder(playing),
             _ => false,
         }
@@ -364,16 +215,18 @@ impl Plan {
                 true => 0,
                 false => self.fewest(number, *min, now - oldest),
             };
-            if !(min..=*max).contains(&count) {
+            let max = self.most(number, *max, now - oldest);
+            if !(min..=max).contains(&count) {
                 wrong.push(format!("{} has {count} users", side.team));
             }
             let healers = users
                 .iter()
                 .filter(|(_, role)| role.as_ref().is_some_and(|role| role.as_str() == "healer"));
-            if self
-                .healers
-                .is_some_and(|least| healers.count() as u32 != least)
-            {
+            let healers = healers.count() as u32;
+            if self.healers.is_some_and(|(wanted, off)| {
+                let is_asked = off.is_none_or(|off| now - oldest < off);
+                healers > wanted || is_asked && healers < wanted
+            }) {
                 wrong.push(format!("{} has not as many healers as it must", side.team));
             }
             let mut sum = 0.0;
@@ -401,12 +254,10 @@ impl Plan {
             let count = if is_sum { 1 } else { count.max(1) };
             values.push(sum / f64::from(count));
         }
-        let multiple = self.multiple.unwrap_or(1);
-        if all % multiple != 0 {
-            wrong.push(format!("{all} is no multiple of {multiple}"));
+        if !self.is_multiple(all, now - oldest) {
+            wrong.push(format!("{all} is no multiple of {:?}", self.multiple));
         }
-        let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
-        let is_full = all == most / multiple * multiple;
+        let is_full = all >= self.full();
         if !is_full && formed.backfill.is_none() && now - oldest < self.fill {
             wrong.push("it did not wait for more users".to_owned());
         }
@@ -534,12 +385,10 @@ impl Plan {
             .map(|known| known.ticket.players.len() as u32);
         let sizes: Vec<u32> = sizes.collect();
         let all: u32 = sizes.iter().sum();
-        let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
-        let multiple = self.multiple.unwrap_or(1);
         let waits = tickets.iter().map(|known| now - known.since);
         let waited = waits.max().unwrap_or(0);
-        let is_time = all == most / multiple * multiple || waited >= self.fill;
-        if !is_time || all < 2 || all > most || !all.is_multiple_of(multiple) {
+        let is_time = all >= self.full() || waited >= self.fill;
+        if !is_time || all < 2 || !self.is_multiple(all, waited) {
             return false;
         }
         let loads = vec![0; self.teams.len()];
@@ -556,8 +405,29 @@ impl Plan {
         (0..loads.len()).any(|at| {
             let mut loads = loads.clone();
             loads[at] += first;
-            loads[at] <= self.teams[at].1 && self.find_room(others, loads, waited)
+            loads[at] <= self.most(at, self.teams[at].1, waited)
+                && self.find_room(others, loads, waited)
         })
+    }
+
+    /// How many users a match has in which nobody is missing.
+    fn full(&self) -> u32 {
+        let most: u32 = self.teams.iter().map(|(_, max)| max).sum();
+        let of = self.multiple.map_or(1, |(of, _)| of);
+        most / of * of
+    }
+
+    fn is_multiple(&self, users: u32, waited: u64) -> bool {
+        self.multiple
+            .filter(|(_, off)| off.is_none_or(|off| waited < off))
+            .is_none_or(|(of, _)| users.is_multiple_of(of))
+    }
+
+    fn most(&self, team: usize, max: u32, waited: u64) -> u32 {
+        let larger = self
+            .larger
+            .filter(|(after, _)| team == 0 && *after <= waited);
+        larger.map_or(max, |(_, most)| most)
     }
 
     fn fewest(&self, team: usize, min: u32, waited: u64) -> u32 {
@@ -593,6 +463,20 @@ fn pairs<'t>(a: &'t Ticket, b: &'t Ticket) -> impl Iterator<Item = (&'t Player, 
     a.players
         .iter()
         .flat_map(|one| b.players.iter().map(move |other| (one, other)))
+}
+
+/// Whether somebody blocks somebody else, who do not both play already.
+fn has_blocked(tickets: &[&Known], playing: &[&Known]) -> bool {
+    let plays = |known: &Known| {
+        let mut playing = playing.iter();
+        playing.any(|other| other.ticket.id == known.ticket.id)
+    };
+    let all = tickets
+        .iter()
+        .flat_map(|a| tickets.iter().map(move |b| (a, b)));
+    let others = all.filter(|(a, b)| a.ticket.id != b.ticket.id && !(plays(a) && plays(b)));
+    let mut pairs = others.flat_map(|(a, b)| pairs(&a.ticket, &b.ticket));
+    pairs.any(|(one, other)| one.blocks.contains(&other.user))
 }
 
 /// Whether all who are not of one party reach each other directly.

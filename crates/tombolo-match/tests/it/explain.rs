@@ -261,3 +261,77 @@ fn rules_of_the_whole_match_are_told_where_they_keep_two_apart_and_when_they_no_
         assert_eq!(world.matched(), [["u1", "u2"]], "{rule}");
     }
 }
+
+#[test]
+fn what_relaxes_beside_limits_is_told_and_lets_them_meet() {
+    let team = |rest: &str| format!("name = \"p\"\nfill = 0\n[[teams]]\nname = \"t\"\n{rest}");
+    let fighters = |count| {
+        (1..=count)
+            .map(|number| playing(number, "fighter"))
+            .collect::<Vec<_>>()
+    };
+    let blocking = |number: u128, other: &str| {
+        let mut ticket = solo(number);
+        ticket.players[0].blocks.push(crate::world::user(other));
+        ticket
+    };
+    let parties = |sizes: &[usize]| {
+        let sizes = (1..).zip(sizes);
+        sizes
+            .map(|(number, size)| skilled(number, &vec![0.0; *size]))
+            .collect()
+    };
+    let healer = "{ name = \"healer\", min = 1, max = 1, relax = { off = 15 } }";
+    let cases: [(String, Vec<tombolo_match::Ticket>, Obstacle); 6] = [
+        (
+            "name = \"p\"\nplayers = { min = 2, max = 2 }\nrules = [{ kind = \"block\", relax = { off = 15 } }]".into(),
+            vec![blocking(1, "u2"), solo(2)],
+            Obstacle::Rule(name("block")),
+        ),
+        (
+            team(&format!("min = 2\nmax = 2\nroles = [{healer}, {{ name = \"fighter\" }}]")),
+            fighters(2),
+            Obstacle::Teams,
+        ),
+        (
+            team(&format!("min = 4\nmax = 4\nroles = [{healer}, {{ name = \"fighter\" }}]")),
+            fighters(4),
+            Obstacle::Teams,
+        ),
+        (
+            "name = \"p\"\nfill = 0\nplayers = { min = 3, max = 4 }\nmultiple = { of = 2, relax = { off = 15 } }".into(),
+            vec![solo(1), solo(2), solo(3)],
+            Obstacle::Teams,
+        ),
+        (
+            team("min = 4\nmax = 4\ngrow = [{ after = 15, value = 5 }]"),
+            parties(&[3, 2]),
+            Obstacle::Teams,
+        ),
+        (
+            team("quantity = 2\nmin = 4\nmax = 4\ngrow = { every = 15, by = 1, limit = 5 }"),
+            parties(&[2, 3, 2, 3]),
+            Obstacle::Teams,
+        ),
+    ];
+    for (rules, tickets, obstacle) in cases {
+        let mut world = World::new(&rules);
+        world.submit_all(tickets);
+        assert!(world.matched().is_empty(), "{rules}");
+        let why = world.pool.explain(&id(1), world.now).unwrap();
+        let relaxation = why.relaxation.unwrap();
+        assert_eq!(relaxation.after, Duration::from_secs(15), "{rules}");
+        assert_eq!(relaxation.obstacles, [obstacle], "{rules}");
+        world.wait(14);
+        assert!(world.matched().is_empty(), "{rules}");
+        world.wait(1);
+        assert_eq!(world.matched().len(), 1, "{rules}");
+        assert_eq!(world.pool.ticket_count(), 0, "{rules}");
+    }
+}
+
+fn playing(number: u128, role: &str) -> tombolo_match::Ticket {
+    let mut ticket = solo(number);
+    ticket.players[0].roles = vec![name(role)];
+    ticket
+}

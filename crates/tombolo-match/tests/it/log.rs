@@ -10,7 +10,7 @@ use tombolo_match::{
 };
 use tombolo_wire::{NodeId, UserId};
 
-use crate::checker::Plan;
+use crate::plan::Plan;
 use crate::random::Dice;
 use crate::world::{World, id, solo, user};
 

@@ -9,6 +9,7 @@ mod kept;
 mod load;
 mod log;
 mod matching;
+mod plan;
 mod quality;
 mod queries;
 mod random;

@@ -187,7 +187,9 @@ fn words_have_wildcards_in_them() {
 fn to_compare_with_patterns_counts() {
     let work = |query: &str| {
         let mut world = duel();
-        let texts: Vec<_> = (10..42).map(|at| format!("{}{at}", "a".repeat(126))).collect();
+        let texts: Vec<_> = (10..42)
+            .map(|at| format!("{}{at}", "a".repeat(126)))
+            .collect();
         let texts: Vec<_> = texts.iter().map(String::as_str).collect();
         world.submit_all((2..12).map(|number| {
             let other = having(solo(number), "name", list(&texts));

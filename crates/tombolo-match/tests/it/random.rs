@@ -9,7 +9,8 @@ use tombolo_match::{
     Backfill, BackfillId, Body, Event, Player, Reach, Ticket, TicketId, Value, Venue,
 };
 
-use crate::checker::{Balance, Direct, Known, Plan, QUERIES, REGIONS};
+use crate::checker::{Known, QUERIES};
+use crate::plan::{Balance, Direct, Plan, REGIONS};
 use crate::world::{World, asking, id, list, map, name, player, text};
 
 /// A pool with random rules to which random tickets come.
@@ -236,6 +237,7 @@ impl Dice {
             teams,
             equal: self.maybe(|dice| dice.maybe(|dice| 1 + dice.below(6))),
             fewer: Vec::new(),
+            larger: None,
             multiple: None,
             overlap: self.rarely(|dice| {
                 let least = 1 + dice.below(2) as usize;
@@ -247,7 +249,7 @@ impl Dice {
             }),
             distance: self.maybe(|dice| (dice.below(40) as f64, dice.below(2) as f64 * 5.0, 60.0)),
             latency: self.rarely(|dice| (80.0, dice.maybe(|dice| (1 + dice.below(6), 120.0)))),
-            has_blocks: self.below(3) == 0,
+            block: (self.below(3) == 0).then(|| self.maybe(|dice| 1 + dice.below(6))),
             balance: self.rarely(|dice| Balance {
                 max: 5.0 + dice.below(30) as f64,
                 is_sum: dice.below(2) == 0,
@@ -261,24 +263,28 @@ impl Dice {
             has_any_map: self.below(3) == 0,
             healers: self
                 .rarely(|dice| 1 + dice.below(2) as u32)
-                .map(|healers| healers.min(least)),
+                .map(|healers| (healers.min(least), self.maybe(|dice| 1 + dice.below(6)))),
             is_oldest: self.below(4) == 0,
             fill: self.below(3),
             settle: self.rarely(|dice| (1 + dice.below(5), 1 + dice.below(1000) as u16)),
         };
-        let (min, _) = plan.teams[0];
-        let least = plan.healers.unwrap_or(1);
+        let (min, max) = plan.teams[0];
+        let least = plan.healers.map_or(1, |(healers, _)| healers);
         if min > least && self.below(3) == 0 {
             plan.fewer = vec![(1 + self.below(6), min - 1)];
         }
         if plan.teams.iter().map(|(_, max)| max).sum::<u32>() >= 4 && self.below(5) == 0 {
-            plan.multiple = Some(2);
+            plan.multiple = Some((2, self.maybe(|dice| 1 + dice.below(6))));
+        }
+        if self.below(5) == 0 {
+            plan.larger = Some((1 + self.below(6), max + 1 + self.below(2) as u32));
         }
         plan
     }
 
     pub(crate) fn ticket(&mut self, plan: &Plan, number: u128) -> Ticket {
         let largest = plan.teams.iter().map(|(_, max)| *max).max().unwrap_or(1);
+        let largest = plan.larger.map_or(largest, |(_, most)| most.max(largest));
         let size = if self.below(3) == 0 {
             1 + self.below(largest.into())
         } else {

@@ -217,7 +217,9 @@ fn relaxing_asks_for_less_and_less() {
     ] {
         with(&format!("{distance}{relax}"));
     }
-    assert!(with("[[rules]]\nkind = \"block\"\nrelax = { off = 3 }").contains("no relaxation"));
+    let block = "[[rules]]\nkind = \"block\"\nrelax = ";
+    assert!(with(&format!("{block}{{ every = 1, by = 1, limit = 3 }}")).contains("off"));
+    assert!(Rules::parse(&format!("{GOOD}{block}{{ off = 3 }}")).is_ok());
     let more = "name = \"a\"\nplayers = { min = 2, max = 8, relax = [{ after = 1, value = 3 }] }";
     assert!(
         error(more).contains("relaxing must ask for less"),
@@ -305,4 +307,65 @@ fn roles_that_take_fewer_users_than_a_team_needs_are_refused_and_others_bound_it
     assert!(refused.contains("fewer users than the team"), "{refused}");
     let rules = team("relax = [{ after = 10, value = 3 }]").unwrap();
     assert_eq!(rules.shape.players_max(), 3);
+}
+
+#[test]
+fn what_teams_are_to_be_like_relaxes_to_less_only() {
+    let team = |rest: &str| {
+        let text = format!("name = \"a\"\n[[teams]]\nname = \"t\"\nmin = 2\nmax = 4\n{rest}");
+        Rules::parse(&text).map_err(|error| error.to_string())
+    };
+    for (rest, why) in [
+        (
+            "grow = [{ after = 5, value = 3 }]",
+            "line 6, column 9: relaxing must ask for less and less",
+        ),
+        (
+            "grow = [{ after = 5, value = 4.5 }]",
+            "line 6, column 9: a whole number",
+        ),
+        (
+            "grow = [{ after = 5, off = true }]",
+            "line 6, column 8: a number of users, and no end of the bound, is expected",
+        ),
+        (
+            "grow = { every = 1, by = 1, limit = 1001 }",
+            "line 6, column 8: the most users of a team is from 1 to 1000",
+        ),
+        (
+            "grow = { every = 1, by = 1, limit = 6 }\nroles = [{ name = \"x\", max = 5 }]",
+            "line 2, column 1: no match can ever satisfy this: the roles take fewer users than the team grows to",
+        ),
+        (
+            "roles = [{ name = \"x\", min = 1, relax = [{ after = 5, value = 2 }] }]",
+            "relaxing must ask for less and less",
+        ),
+    ] {
+        let error = team(rest).unwrap_err();
+        assert!(error.contains(why), "{rest}: {error}");
+    }
+    let multiple = |rest: &str| {
+        let text = format!("name = \"a\"\nplayers = {{ min = 2, max = 8 }}\nmultiple = {rest}");
+        Rules::parse(&text).map_err(|error| error.to_string())
+    };
+    let error = multiple("{ of = 2, relax = [{ after = 5, value = 1 }] }").unwrap_err();
+    assert!(
+        error.contains("line 3, column 31: either a value or off = true"),
+        "{error}"
+    );
+    let error = multiple("{ of = 10, relax = { off = 5 } }").unwrap_err();
+    assert!(error.contains("no multiple lies between"), "{error}");
+    let rules = multiple("{ of = 2, relax = { off = 5 } }").unwrap();
+    assert_eq!(rules.shape.multiple, 2);
+    // Needed by nobody in the end, the roles are not too many for the team.
+    let roles =
+        "roles = [{ name = \"x\", min = 3, relax = { off = 5 } }, { name = \"y\", min = 2 }]";
+    assert_eq!(team(roles).unwrap().shape.players_max(), 4);
+    assert_eq!(
+        team("grow = { every = 5, by = 1, limit = 6 }")
+            .unwrap()
+            .shape
+            .players_max(),
+        6
+    );
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tombolo_match::{Body, Illegal, Player, Ticket, TicketError};
 
-use crate::checker::{Balance, Known, Plan};
+use crate::checker::Known;
+use crate::plan::{Balance, Plan};
 use crate::world::{World, having, id, map, name, player, skilled, solo};
 
 const TEAMS: &str = r#"
@@ -237,7 +238,7 @@ fn a_match_of_a_thousand_users_keeps_its_rules() {
             is_sum: false,
             off: None,
         }),
-        healers: Some(20),
+        healers: Some((20, None)),
         ..Plan::default()
     };
     let mut world = World::new(&plan.document());
@@ -286,4 +287,83 @@ fn a_team_that_may_be_smaller_by_now_leaves_its_place_to_another() {
     let formed = world.step();
     let sizes = formed[0].sides.iter().map(|side| side.parties.len());
     assert_eq!(sizes.collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn blocks_count_until_all_who_would_meet_have_waited() {
+    let mut world = World::new(
+        "name = \"duel\"\nplayers = { min = 2, max = 2 }\nrules = [{ kind = \"block\", relax = { off = 10 } }]",
+    );
+    let mut blocking = solo(1);
+    blocking.players[0].blocks.push(crate::world::user("u2"));
+    world.submit(blocking).unwrap();
+    world.wait(10);
+    world.submit(solo(2)).unwrap();
+    assert!(world.matched().is_empty());
+    world.wait(9);
+    assert!(world.matched().is_empty(), "the second one has not waited");
+    world.wait(1);
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
+fn who_has_not_waited_does_not_come_to_those_who_block_each_other() {
+    let mut world = World::new(
+        "name = \"trio\"\nfill = 0\nplayers = { min = 3, max = 3 }\nrules = [{ kind = \"block\", relax = { off = 10 } }]",
+    );
+    let mut blocking = solo(1);
+    blocking.players[0].blocks.push(crate::world::user("u2"));
+    world.submit_all([blocking, solo(2)]);
+    world.wait(10);
+    assert!(world.matched().is_empty());
+    world.submit(solo(3)).unwrap();
+    assert!(world.matched().is_empty());
+    world.wait(10);
+    assert_eq!(world.matched(), [["u1", "u2", "u3"]]);
+}
+
+#[test]
+fn a_role_that_nobody_plays_is_not_waited_for_for_ever() {
+    let mut world = World::new(
+        &RAID
+            .replace(
+                "min = 1, max = 2 }",
+                "min = 1, max = 2, relax = [{ after = 10, value = 0 }] }",
+            )
+            .replace("max = 2 },\n    ]", "max = 3 },\n    ]"),
+    );
+    world.submit_all((1..=3).map(|number| plays(number, &["fighter"])));
+    world.submit(plays(4, &["tank"])).unwrap();
+    world.wait(9);
+    assert!(world.matched().is_empty(), "nobody heals");
+    world.wait(1);
+    let formed = world.step();
+    let parties = formed[0].sides[0].parties.iter();
+    let mut roles: Vec<_> = parties
+        .map(|party| party.users[0].1.clone().unwrap())
+        .collect();
+    roles.sort();
+    assert_eq!(roles, ["fighter", "fighter", "fighter", "tank"].map(name));
+}
+
+#[test]
+fn a_team_that_may_grow_begins_without_and_takes_a_larger_party_in_time() {
+    let rules =
+        "name = \"teams\"\nfill = 60\n[[teams]]\nname = \"side\"\nquantity = 2\nmin = 4\nmax = 4
+        grow = [{ after = 10, value = 5 }]";
+    let mut world = World::new(rules);
+    assert!(world.submit(party(1, 6)).is_err());
+    world.submit(party(1, 5)).unwrap();
+    world.submit_all([party(2, 4), party(3, 4)]);
+    assert_eq!(world.matched().len(), 1, "nobody waits for a fifth one");
+    world.submit(party(4, 4)).unwrap();
+    world.wait(9);
+    assert!(world.matched().is_empty());
+    world.wait(1);
+    let formed = world.step();
+    let sizes = formed[0]
+        .sides
+        .iter()
+        .map(|side| side.parties[0].users.len());
+    assert_eq!(sizes.sum::<usize>(), 9);
 }
