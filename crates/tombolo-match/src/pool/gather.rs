@@ -125,7 +125,7 @@ impl<'p> Search<'p> {
     }
 
     /// All who may fit with who is in the group.
-    fn others(&self) -> Others<'p> {
+    fn others(&mut self) -> Others<'p> {
         let (view, index) = (self.view, self.index);
         let nobody = Others::Few(NOBODY.iter());
         let Some(anchor) = self.group.members.first().copied() else {
@@ -134,10 +134,11 @@ impl<'p> Search<'p> {
         let seat = &view.seats[anchor];
         let is_running = !self.group.playing().is_empty();
         let eased = is_running.then(|| self.group.mixed());
-        let (classes, count) = index.classes_for(view.rules, seat, seat.class, eased);
+        let classes = index.classes_for(view.rules, seat, seat.class, eased);
+        self.work += classes.looks;
         match index.fewest(seat, anchor) {
             Fewest::Nobody => return nobody,
-            Fewest::Of(keys) if keys.len() < count => return Others::Few(keys.iter()),
+            Fewest::Of(keys) if keys.len() < classes.tickets => return Others::Few(keys.iter()),
             Fewest::Of(_) | Fewest::Unknown => {}
         }
         let limit = primary_rule(view.rules).and_then(|(at, rule)| {
@@ -147,7 +148,7 @@ impl<'p> Search<'p> {
             };
             self.group.tallies()[at].eased(limit)
         });
-        Others::Nearest(index.nearest(view.rules, &seat.candidate, &classes, limit))
+        Others::Nearest(index.nearest(view.rules, &seat.candidate, &classes.ids, limit))
     }
 
     /// The most desirable first: those with priority, then those near, long waiting and well liked.

@@ -1,5 +1,6 @@
 //! A match in the making.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::balance;
@@ -37,9 +38,12 @@ pub(super) struct Group {
     tallies: Vec<Tally>,
     /// The order of the ticket that has waited longest.
     oldest: Option<(Time, u64)>,
-    /// Whom anybody blocks.
-    blocked: Vec<Symbol>,
-    users: Vec<Symbol>,
+    /// Whether a rule asks who blocks whom.
+    minds_blocks: bool,
+    /// Whom anybody blocks, where that matters.
+    blocked: BTreeSet<Symbol>,
+    /// All users, where it matters who they are.
+    users: BTreeSet<Symbol>,
     /// Somebody blocks another already, as both have waited for long enough.
     has_blocked: bool,
     /// Those whose queries ask for something.
@@ -56,8 +60,9 @@ impl Group {
             sides: Sides::new(&rules.shape),
             tallies: rules.rules.iter().map(Tally::new).collect(),
             oldest: None,
-            blocked: Vec::new(),
-            users: Vec::new(),
+            minds_blocks: rules.rules.iter().any(|rule| rule.check == Check::Block),
+            blocked: BTreeSet::new(),
+            users: BTreeSet::new(),
             has_blocked: false,
             strict: Vec::new(),
             playing: 0,
@@ -95,6 +100,14 @@ impl Group {
                     || tally.limit_with(rule, judge, look).is_none()
                     || !self.has_blocked && !self.is_blocked(&seat.candidate))
         }) && self.queries_accept(view, &seat.candidate)
+    }
+
+    /// As how many looks at tickets it counts to see whom a ticket blocks.
+    pub(super) fn looks_at_blocks(&self, candidate: &Candidate) -> u64 {
+        match self.minds_blocks {
+            true => candidate.blocks.len() as u64 / BLOCKS_PER_LOOK,
+            false => 0,
+        }
     }
 
     /// Adds a ticket that fits, when a team has room for it.
@@ -165,11 +178,15 @@ impl Group {
         if is_oldest {
             self.oldest = Some((seat.since, seat.order));
         }
-        self.has_blocked = self.has_blocked || self.is_blocked(candidate);
+        if self.minds_blocks {
+            self.has_blocked = self.has_blocked || self.is_blocked(candidate);
+            self.blocked.extend(&candidate.blocks);
+        }
+        if self.minds_blocks || self.sides.is_fixed() {
+            self.users.extend(&candidate.users);
+        }
         self.members.push(key);
         self.size += candidate.size;
-        self.blocked.extend_from_slice(&candidate.blocks);
-        self.users.extend_from_slice(&candidate.users);
         if candidate.demands.is_strict {
             self.strict.push(key);
         }
@@ -233,3 +250,6 @@ fn look(seat: &Seat, rule: usize, is_oldest: bool) -> Look<'_> {
         is_oldest,
     }
 }
+
+/// So many users whom a ticket blocks count as one look at it.
+const BLOCKS_PER_LOOK: u64 = 32;

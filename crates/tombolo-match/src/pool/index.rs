@@ -25,8 +25,8 @@ pub(super) struct Index {
     classes: Vec<Class>,
     free: Vec<ClassId>,
     class_by_signature: HashMap<Signature, ClassId>,
-    /// Classes in which every text must be equal, by their texts, then by what their queries need.
-    strict_by_texts: HashMap<Box<[Symbol]>, ClassesByNeed>,
+    /// All classes by their texts, then by what their queries need.
+    by_texts: HashMap<Box<[Symbol]>, ClassesByNeed>,
     /// Classes in which some text need not be equal.
     loose: BTreeSet<ClassId>,
     /// Some query asks for texts or numbers: only then the two below are kept.
@@ -193,15 +193,15 @@ impl Index {
         fewest.map_or(Fewest::Unknown, Fewest::Of)
     }
 
-    /// The classes that come into question for a ticket, and how many tickets they have. For one that plays already every
-    /// region does, and texts need not be equal where `mixed` says that they are not.
+    /// The classes that come into question for a ticket. For one that plays already every region does, and texts need not
+    /// be equal where `mixed` says that they are not.
     pub(super) fn classes_for(
         &self,
         rules: &Rules,
         seat: &Seat,
         id: Option<ClassId>,
         mixed: Option<u32>,
-    ) -> (Vec<ClassId>, usize) {
+    ) -> Suitable {
         let own;
         let signature = match id {
             Some(id) => &self.classes[id.0 as usize].signature,
@@ -210,21 +210,32 @@ impl Index {
                 &own
             }
         };
-        let mut count = 0;
-        let mut found = Vec::new();
+        let (mut ids, mut tickets, mut visited) = (Vec::new(), 0, 0);
         let mut look = |id: ClassId| {
+            visited += 1_u64;
             let class = &self.classes[id.0 as usize];
             let need = class.signature.need;
             if !class.members.is_empty()
                 && signature.suits(&class.signature, rules.judge, mixed)
                 && need.is_none_or(|(attribute, text)| seat.candidate.has_text(attribute, text))
             {
-                count += class.members.len();
-                found.push(id);
+                tickets += class.members.len();
+                ids.push(id);
             }
         };
-        if signature.is_strict() && mixed.is_none_or(|mixed| mixed == 0) {
-            if let Some(by_need) = self.strict_by_texts.get(&signature.texts) {
+        let is_strict = signature.is_strict();
+        // Where every ticket judges, those with other texts meet only when neither asks for the same; else it may be the
+        // older one that does not.
+        let (any, others) = match rules.judge {
+            _ if mixed.is_some_and(|mixed| mixed != 0) => (true, false),
+            Judge::Each => (false, !is_strict),
+            Judge::Oldest => (!is_strict, is_strict),
+        };
+        if any {
+            let all = (0..self.classes.len()).filter_map(|id| u32::try_from(id).ok());
+            all.for_each(|id| look(ClassId(id)));
+        } else {
+            if let Some(by_need) = self.by_texts.get(&signature.texts) {
                 let mut all = |need| {
                     by_need
                         .get(&need)
@@ -237,13 +248,21 @@ impl Index {
                 seat.candidate
                     .each_text(|attribute, text| all(Some((attribute, text))));
             }
-            self.loose.iter().copied().for_each(&mut look);
-        } else {
-            (0..self.classes.len())
-                .filter_map(|id| u32::try_from(id).ok())
-                .for_each(|id| look(ClassId(id)));
+            if others {
+                let has_others = |id: &ClassId| {
+                    let class = &self.classes[id.0 as usize];
+                    class.signature.texts != signature.texts
+                };
+                let loose = self.loose.iter().copied();
+                loose.filter(has_others).for_each(&mut look);
+            }
         }
-        (found, count)
+        let looks = (visited + ids.len() as u64) / CLASSES_PER_LOOK;
+        Suitable {
+            ids,
+            tickets,
+            looks,
+        }
     }
 
     /// The members of classes, those nearest to a ticket first.
@@ -313,11 +332,10 @@ impl Index {
                 ClassId(last.expect("there are no more classes than tickets"))
             }
         };
-        if signature.is_strict() {
-            let by_need = self.strict_by_texts.entry(signature.texts.clone());
-            let ids = by_need.or_default().entry(signature.need);
-            ids.or_default().insert(id);
-        } else {
+        let by_need = self.by_texts.entry(signature.texts.clone());
+        let ids = by_need.or_default().entry(signature.need);
+        ids.or_default().insert(id);
+        if !signature.is_strict() {
             self.loose.insert(id);
         }
         self.class_by_signature.insert(signature, id);
@@ -334,20 +352,31 @@ impl Index {
         }
         let signature = &class.signature;
         self.class_by_signature.remove(signature);
-        if !self.loose.remove(&id)
-            && let Some(by_need) = self.strict_by_texts.get_mut(&signature.texts)
-        {
+        self.loose.remove(&id);
+        if let Some(by_need) = self.by_texts.get_mut(&signature.texts) {
             let ids = by_need.get_mut(&signature.need);
             if ids.is_some_and(|ids| ids.remove(&id) && ids.is_empty()) {
                 by_need.remove(&signature.need);
             }
             if by_need.is_empty() {
-                self.strict_by_texts.remove(&signature.texts);
+                self.by_texts.remove(&signature.texts);
             }
         }
         self.free.push(id);
     }
 }
+
+/// The classes that come into question for a ticket.
+pub(super) struct Suitable {
+    pub(super) ids: Vec<ClassId>,
+    /// How many tickets they have.
+    pub(super) tickets: usize,
+    /// As how many looks at tickets it counts to find them, and to begin with each.
+    pub(super) looks: u64,
+}
+
+/// So many classes count as one look at a ticket.
+const CLASSES_PER_LOOK: u64 = 8;
 
 /// The fewest tickets that have something that a query needs.
 pub(super) enum Fewest<'i> {

@@ -8,53 +8,63 @@ use super::candidate::{Candidate, RoleTable};
 use super::search::Pass;
 use crate::rules::{PLAYERS_MAX, Shape};
 
-/// The tickets that can be matched, counted by how many users they have and which roles those play.
+/// The tickets that can be matched, counted by how many users they have, and those by which roles they play.
 #[derive(Debug, Default)]
 pub(super) struct Kinds {
-    count_by_roles_by_size: BTreeMap<u32, BTreeMap<Box<Plays>, usize>>,
+    count_by_size: BTreeMap<u32, usize>,
+    /// Users that play a role, by its number.
+    users_by_role: BTreeMap<u8, usize>,
+    /// Users that play any.
+    users_of_any: usize,
     /// Whether a match can be cast of them that is full, and one that is not; `None` until somebody asks.
     known: Cell<Option<(bool, bool)>>,
 }
 
-/// The roles of each user.
-type Plays = [Box<[u8]>];
-
 impl Kinds {
     pub(super) fn insert(&mut self, candidate: &Candidate) {
-        let roles = &candidate.roles;
-        let counts = self.count_by_roles_by_size.entry(candidate.size);
-        let counts = counts.or_default();
-        match counts.get_mut(roles) {
-            // More are never needed.
-            Some(count) => {
-                *count += 1;
-                if *count > PLAYERS_MAX as usize {
-                    return;
-                }
-            }
-            None => _ = counts.insert(roles.clone(), 1),
+        let count = self.count_by_size.entry(candidate.size).or_default();
+        *count += 1;
+        let mut is_new = *count == 1;
+        self.each_count(candidate, |users| {
+            *users += 1;
+            is_new |= *users <= ENOUGH;
+        });
+        if is_new {
+            self.known.set(None);
         }
-        self.known.set(None);
     }
 
     pub(super) fn remove(&mut self, candidate: &Candidate) {
-        let Some(counts) = self.count_by_roles_by_size.get_mut(&candidate.size) else {
-            return;
-        };
-        let Some(count) = counts.get_mut(&candidate.roles) else {
-            return;
-        };
-        *count -= 1;
-        if *count >= PLAYERS_MAX as usize {
-            return;
+        let mut is_missing = false;
+        if let Some(count) = self.count_by_size.get_mut(&candidate.size) {
+            *count -= 1;
+            is_missing = *count == 0;
         }
-        if *count == 0 {
-            counts.remove(&candidate.roles);
+        if is_missing {
+            self.count_by_size.remove(&candidate.size);
         }
-        if counts.is_empty() {
-            self.count_by_roles_by_size.remove(&candidate.size);
+        self.each_count(candidate, |users| {
+            *users -= 1;
+            is_missing |= *users < ENOUGH;
+        });
+        if is_missing {
+            self.known.set(None);
         }
-        self.known.set(None);
+    }
+
+    /// Does something with each count in which users of a ticket are.
+    fn each_count(&mut self, candidate: &Candidate, mut change: impl FnMut(&mut usize)) {
+        for plays in &candidate.roles {
+            if plays.is_empty() {
+                change(&mut self.users_of_any);
+            }
+            for (at, role) in plays.iter().enumerate() {
+                // Logs from before that was refused have users who say a role twice.
+                if !plays[..at].contains(role) {
+                    change(self.users_by_role.entry(*role).or_default());
+                }
+            }
+        }
     }
 
     /// Whether there may be a match of them in such a pass. When there cannot, every later one has somebody in it who is
@@ -80,7 +90,7 @@ impl Kinds {
         let mut reached = vec![false; most + 1];
         reached[0] = true;
         for at in 1..=most {
-            let mut sizes = self.count_by_roles_by_size.keys();
+            let mut sizes = self.count_by_size.keys();
             reached[at] = sizes.any(|size| {
                 let before = at.checked_sub(*size as usize);
                 before.is_some_and(|before| reached[before])
@@ -118,12 +128,9 @@ impl Kinds {
 
     /// How many users can play a role, or any.
     fn able(&self, role: u8) -> usize {
-        let kinds = self.count_by_roles_by_size.values().flatten();
-        let able = kinds.map(|(plays, count)| {
-            let users = plays.iter();
-            let able = users.filter(|roles| roles.is_empty() || roles.contains(&role));
-            able.count() * count
-        });
-        able.sum()
+        self.users_of_any + self.users_by_role.get(&role).copied().unwrap_or(0)
     }
 }
+
+/// More users of one role are never needed.
+const ENOUGH: usize = PLAYERS_MAX as usize;

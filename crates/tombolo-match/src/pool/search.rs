@@ -374,7 +374,8 @@ impl Search<'_> {
     /// beyond that counts here.
     pub(super) fn fits(&mut self, key: Key) -> bool {
         let fits = self.group.fits(self.view, key);
-        self.work += self.view.symbols.take_looks();
+        let candidate = &self.view.seats[key].candidate;
+        self.work += self.group.looks_at_blocks(candidate) + self.view.symbols.take_looks();
         fits
     }
 

@@ -367,3 +367,54 @@ fn who_does_not_look_on_each_tick_looks_when_less_is_asked_of_its_match() {
         assert_eq!(world.step().len(), 200, "{rules}");
     }
 }
+
+#[test]
+fn texts_of_their_own_of_which_none_need_be_equal_any_more_count() {
+    const COUNT: u64 = 400;
+    let mut world = World::new(
+        "name = \"duel\"\nplayers = { min = 2, max = 2 }
+        [[rules]]\nkind = \"equal\"\nattribute = \"mode\"\nrelax = { off = 5 }
+        [[rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 1",
+    );
+    let own = |number: u128| {
+        let ticket = skilled(number, &[number as f64 * 10.0]);
+        having(ticket, "mode", text(&format!("m{number}")))
+    };
+    world.submit_all((1..=COUNT.into()).map(own));
+    let looks = work(&mut world);
+    assert!(
+        looks < 10 * COUNT,
+        "each looks at its own text only: {looks}"
+    );
+    world.wait(6);
+    let step = world.pool.propose(world.now, 1_000);
+    assert!(!step.is_complete, "a step has a bound");
+    assert!(step.work < 1_000 + COUNT, "{}", step.work);
+    let looks = work(&mut world);
+    assert!(looks > COUNT * COUNT / 8, "{looks}");
+    // Whoever has just come asks for its own text, which nobody else has.
+    world.submit(own(1_000)).unwrap();
+    let looks = work(&mut world);
+    assert!(looks < 10, "{looks}");
+}
+
+#[test]
+fn to_see_whom_one_blocks_counts() {
+    const COUNT: u64 = 20;
+    let looks = |blocks: usize| {
+        let mut world = World::new(
+            "name = \"p\"\nplayers = { min = 20, max = 20 }\nrules = [{ kind = \"block\" }]",
+        );
+        world.submit_all((1..=COUNT.into()).map(|number: u128| {
+            let mut ticket = solo(number);
+            let others = (0..blocks).map(|at| crate::world::user(&format!("b{number}.{at}")));
+            ticket.players[0].blocks.extend(others);
+            ticket
+        }));
+        let step = world.pool.propose(world.now, 100_000);
+        assert_eq!(step.matches.len(), 1);
+        step.work
+    };
+    let most = tombolo_match::BLOCKS_MAX;
+    assert!(looks(most) >= looks(0) + COUNT * most as u64 / 32);
+}
