@@ -15,7 +15,7 @@ pub struct Formed {
     pub sides: Vec<Side>,
     /// Where it is best played; `None` without a rule of latency.
     pub region: Option<Name>,
-    /// Who reaches everybody best.
+    /// Who reaches most others directly; `None` when nobody reaches anybody.
     pub host: Option<UserId>,
     /// How good it is by the rules, from 0 to 1000.
     pub quality: u16,

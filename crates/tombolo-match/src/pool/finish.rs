@@ -57,7 +57,10 @@ pub(super) fn judge(
     *looks += view.symbols.take_looks();
     let found = || Venue {
         region: region.map(|(_, _, name)| name),
-        host: host.map(|(host, _)| devices[host].1.user.clone()),
+        // Nobody hosts whom all others can reach by a relay only.
+        host: host
+            .filter(|_| reached > 0 || others == 0)
+            .map(|(host, _)| devices[host].1.user.clone()),
     };
     Some(Verdict {
         venue: venue.cloned().unwrap_or_else(found),

@@ -40,6 +40,9 @@ impl Plan {
         let playing: Vec<&Known> = running.iter().flatten().collect();
         self.check_teams(&whole, now, &tickets, running, &mut wrong);
         self.check_host(formed, now, &tickets, &playing, &mut wrong);
+        if venue.is_none() && formed.host.is_some() != is_anybody_reached(&tickets) {
+            wrong.push(format!("{:?} hosts", formed.host));
+        }
         let region = venue.and_then(|venue| venue.region.as_ref());
         let regions = match region {
             Some(region) => vec![region.as_str()],
@@ -463,6 +466,17 @@ fn pairs<'t>(a: &'t Ticket, b: &'t Ticket) -> impl Iterator<Item = (&'t Player, 
     a.players
         .iter()
         .flat_map(|one| b.players.iter().map(move |other| (one, other)))
+}
+
+/// Whether somebody reaches somebody else, or is of one party with somebody, or alone.
+fn is_anybody_reached(tickets: &[&Known]) -> bool {
+    let is_party = tickets.iter().any(|known| known.ticket.players.len() > 1);
+    let all = tickets
+        .iter()
+        .flat_map(|a| tickets.iter().map(move |b| (a, b)));
+    let others = all.filter(|(a, b)| a.ticket.id != b.ticket.id);
+    let mut pairs = others.flat_map(|(a, b)| pairs(&a.ticket, &b.ticket));
+    is_party || tickets.len() == 1 || pairs.any(|(one, other)| direct(one.reach, other.reach))
 }
 
 /// Whether somebody blocks somebody else, who do not both play already.

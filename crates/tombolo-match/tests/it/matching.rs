@@ -423,3 +423,23 @@ fn how_those_of_one_party_reach_each_other_is_no_question_of_their_match() {
         assert_eq!(formed[0].host, Some(user("u2")));
     }
 }
+
+#[test]
+fn nobody_hosts_a_match_in_which_nobody_reaches_anybody() {
+    let mut world = World::new("name = \"p\"\nfill = 0\nplayers = { min = 2, max = 3 }");
+    let reached = |number, reach| {
+        let mut ticket = solo(number);
+        ticket.players[0].reach = reach;
+        ticket
+    };
+    world.submit_all([1, 2].map(|number| reached(number, Reach::Symmetric)));
+    assert_eq!(world.step()[0].host, None);
+    world.submit_all([3, 4].map(|number| reached(number, Reach::Symmetric)));
+    world.submit(reached(5, Reach::Open)).unwrap();
+    assert_eq!(world.step()[0].host, Some(user("u5")));
+    // Those of one party need no path.
+    let mut pair = skilled(6, &[0.0, 0.0]);
+    pair.players[0].reach = Reach::Relayed;
+    world.submit_all([pair, reached(7, Reach::Symmetric)]);
+    assert_eq!(world.step()[0].host, Some(user("u6.1")));
+}
