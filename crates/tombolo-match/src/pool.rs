@@ -14,6 +14,7 @@ mod improve;
 mod index;
 mod joining;
 mod kinds;
+mod memory;
 mod pattern;
 mod played;
 mod ready;

@@ -3,13 +3,13 @@
 //! Nothing follows from them in the pool itself. They are in its snapshots, so that a reader that has not seen the
 //! claim, as its log no longer has it, knows of the match all the same.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_wire::UserId;
 
+use super::memory::Memory;
 use super::{Pool, SnapshotError};
 use crate::entry::{self, parse_formed};
 use crate::formed::Formed;
@@ -19,40 +19,24 @@ use crate::word::{TicketId, Time};
 /// For how long a match that has begun is remembered.
 pub const BEGUN_KEPT: Duration = Duration::from_secs(60);
 
-/// What they may weigh; those that began first are forgotten first.
+/// What they may weigh in a snapshot, and about three times as much in memory; those that began first are forgotten
+/// first. There is room for all duels of [`BEGUN_KEPT`] at 500 a second.
 pub const BEGUN_WEIGHT_MAX: usize = 4 * 1024 * 1024;
+
+const _: () = assert!(BEGUN_WEIGHT_MAX as u64 >= 500 * BEGUN_KEPT.as_secs() * DUEL_BYTES);
 
 /// Matches by the tickets that have found them.
 #[derive(Debug, Default)]
-pub(super) struct Begun {
-    /// In the order in which they began.
-    kept: BTreeMap<u64, Kept>,
-    number_by_ticket: HashMap<TicketId, u64>,
-    next: u64,
-    weight: usize,
-}
+pub(super) struct Begun(Memory<TicketId, Kept>);
 
 /// A match as a snapshot has it: most of them nobody asks for.
 #[derive(Debug)]
 struct Kept {
     since: Time,
-    tickets: Box<[TicketId]>,
     formed: Bytes,
 }
 
 impl Kept {
-    fn new(since: Time, formed: &Formed) -> Self {
-        Self {
-            since,
-            tickets: formed.parties().map(|party| party.ticket).collect(),
-            formed: entry::formed(formed).encode_to_vec().into(),
-        }
-    }
-
-    fn weight(&self) -> usize {
-        KEPT_BYTES + self.formed.len() + self.tickets.len() * TICKET_BYTES
-    }
-
     fn formed(&self) -> Option<Formed> {
         let wire = wire::Formed::decode(self.formed.clone()).ok()?;
         parse_formed(wire).ok()
@@ -62,57 +46,30 @@ impl Kept {
 impl Begun {
     /// Takes note of a match, and forgets those for which it is too late.
     pub(super) fn note(&mut self, now: Time, formed: &Formed) {
-        self.keep(Kept::new(now, formed));
-        while let Some((_, first)) = self.kept.first_key_value()
+        self.keep(now, formed);
+        while let Some(first) = self.0.first()
             && now.since(first.since) >= BEGUN_KEPT
         {
-            self.forget_first();
+            self.0.forget_first();
         }
     }
 
-    fn keep(&mut self, kept: Kept) {
-        let number = self.next;
-        self.next += 1;
-        for ticket in &kept.tickets {
-            self.number_by_ticket.insert(*ticket, number);
-        }
-        self.weight += kept.weight();
-        self.kept.insert(number, kept);
-        while self.weight > BEGUN_WEIGHT_MAX && self.forget_first() {}
-    }
-
-    fn forget_first(&mut self) -> bool {
-        let first = self.kept.keys().next().copied();
-        first.is_some_and(|first| self.forget_number(first))
+    fn keep(&mut self, since: Time, formed: &Formed) {
+        let tickets = formed.parties().map(|party| party.ticket).collect();
+        let formed: Bytes = entry::formed(formed).encode_to_vec().into();
+        let weight = KEPT_BYTES + formed.len();
+        let kept = Kept { since, formed };
+        self.0.insert(tickets, kept, weight, BEGUN_WEIGHT_MAX);
     }
 
     /// The match of a ticket has come to nothing.
     pub(super) fn forget(&mut self, ticket: &TicketId) {
-        if let Some(number) = self.number_by_ticket.get(ticket).copied() {
-            self.forget_number(number);
-        }
-    }
-
-    fn forget_number(&mut self, number: u64) -> bool {
-        let Some(kept) = self.kept.remove(&number) else {
-            return false;
-        };
-        self.weight -= kept.weight();
-        for ticket in &kept.tickets {
-            if self.number_by_ticket.get(ticket) == Some(&number) {
-                self.number_by_ticket.remove(ticket);
-            }
-        }
-        true
-    }
-
-    fn of(&self, ticket: &TicketId) -> Option<&Kept> {
-        self.kept.get(self.number_by_ticket.get(ticket)?)
+        self.0.forget(ticket);
     }
 
     /// What a snapshot has of them.
     pub(super) fn on_wire(&self) -> Vec<wire::Begun> {
-        let kept = self.kept.values().map(|kept| wire::Begun {
+        let kept = self.0.iter().map(|kept| wire::Begun {
             since_ms: kept.since.as_millis(),
             formed: kept.formed.clone(),
         });
@@ -122,7 +79,7 @@ impl Begun {
     /// Takes one out of a snapshot; they come in the order in which they began.
     pub(super) fn restore(&mut self, begun: wire::Begun) -> Result<(), SnapshotError> {
         let formed = parse_formed(wire::Formed::decode(begun.formed)?)?;
-        self.keep(Kept::new(Time::from_millis(begun.since_ms), &formed));
+        self.keep(Time::from_millis(begun.since_ms), &formed);
         Ok(())
     }
 }
@@ -132,7 +89,7 @@ impl Pool {
     /// to [`BEGUN_WEIGHT_MAX`].
     #[must_use]
     pub fn begun(&self, ticket: &TicketId, user: &UserId, now: Time) -> Option<Formed> {
-        let kept = self.begun.of(ticket)?;
+        let kept = self.begun.0.get(ticket)?;
         if now.since(kept.since) >= BEGUN_KEPT {
             return None;
         }
@@ -145,8 +102,8 @@ impl Pool {
     }
 }
 
-/// About what one takes beside its bytes.
-const KEPT_BYTES: usize = 96;
+/// What one has in a snapshot beside its match: since when, and how long it is.
+const KEPT_BYTES: usize = 16;
 
-/// About what a ticket takes in the list and in the index.
-const TICKET_BYTES: usize = 64;
+/// About what a match of two has there, whose names have 16 letters.
+const DUEL_BYTES: u64 = 136;

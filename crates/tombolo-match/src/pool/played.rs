@@ -2,14 +2,13 @@
 //!
 //! Nothing follows from them in the pool itself. They are there for whoever has a running match ask for more users.
 
-use std::collections::{BTreeMap, HashMap};
-
 use bytes::Bytes;
 use prost::Message as _;
 use tombolo_wire::UserId;
 
 use super::Pool;
 use super::candidate::merged;
+use super::memory::Memory;
 use crate::entry::{self, parse_ticket};
 use crate::generated as wire;
 use crate::rules::Rule;
@@ -18,29 +17,9 @@ use crate::ticket::{ATTRIBUTES_MAX, BLOCKS_MAX, Player, Ticket};
 /// What they may weigh; those of the matches that began first are forgotten first.
 pub const PLAYED_WEIGHT_MAX: usize = 4 * 1024 * 1024;
 
-/// The last ticket of each user that has found a match.
+/// The last ticket of each user that has found a match, as a snapshot has it: most of them nobody asks for.
 #[derive(Debug, Default)]
-pub(super) struct Played {
-    /// In the order in which their matches began.
-    kept: BTreeMap<u64, Kept>,
-    number_by_user: HashMap<UserId, u64>,
-    next: u64,
-    weight: usize,
-}
-
-/// A ticket as a snapshot has it: most of them nobody asks for.
-#[derive(Debug)]
-struct Kept {
-    users: Box<[UserId]>,
-    ticket: Bytes,
-}
-
-impl Kept {
-    fn weight(&self) -> usize {
-        let users = self.users.iter().map(|user| user.as_str().len());
-        KEPT_BYTES + self.ticket.len() + users.sum::<usize>()
-    }
-}
+pub(super) struct Played(Memory<UserId, Bytes>);
 
 impl Played {
     pub(super) fn note(&mut self, ticket: &Ticket) {
@@ -48,54 +27,22 @@ impl Played {
         for player in &mut wire.players {
             player.device = None;
         }
+        let kept: Bytes = wire.encode_to_vec().into();
         let users = ticket.players.iter().map(|player| player.user.clone());
-        let kept = Kept {
-            users: users.collect(),
-            ticket: wire.encode_to_vec().into(),
-        };
-        let number = self.next;
-        self.next += 1;
-        for user in &kept.users {
-            if let Some(before) = self.number_by_user.insert(user.clone(), number) {
-                self.forget_if_replaced(before);
-            }
-        }
-        self.weight += kept.weight();
-        self.kept.insert(number, kept);
-        while self.weight > PLAYED_WEIGHT_MAX
-            && let Some((first, kept)) = self.kept.pop_first()
-        {
-            self.weight -= kept.weight();
-            for user in &kept.users {
-                if self.number_by_user.get(user) == Some(&first) {
-                    self.number_by_user.remove(user);
-                }
-            }
-        }
-    }
-
-    /// Forgets a ticket when each of its users has a later one.
-    fn forget_if_replaced(&mut self, number: u64) {
-        let Some(kept) = self.kept.get(&number) else {
-            return;
-        };
-        let mut users = kept.users.iter();
-        if users.all(|user| self.number_by_user.get(user) != Some(&number)) {
-            self.weight -= kept.weight();
-            self.kept.remove(&number);
-        }
+        let users: Box<[UserId]> = users.collect();
+        let names = users.iter().map(|user| user.as_str().len());
+        let weight = KEPT_BYTES + kept.len() + names.sum::<usize>();
+        self.0.insert(users, kept, weight, PLAYED_WEIGHT_MAX);
     }
 
     fn of(&self, user: &UserId) -> Option<Ticket> {
-        let kept = self.kept.get(self.number_by_user.get(user)?)?;
-        let wire = wire::Ticket::decode(kept.ticket.clone()).ok()?;
+        let wire = wire::Ticket::decode(self.0.get(user)?.clone()).ok()?;
         parse_ticket(wire).ok()
     }
 
     /// What a snapshot has of them.
     pub(super) fn on_wire(&self) -> Vec<Bytes> {
-        let kept = self.kept.values();
-        kept.map(|kept| kept.ticket.clone()).collect()
+        self.0.iter().cloned().collect()
     }
 }
 

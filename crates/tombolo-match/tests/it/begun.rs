@@ -1,8 +1,8 @@
 //! What is remembered of matches that began lately.
 
-use tombolo_match::{BEGUN_KEPT, BEGUN_WEIGHT_MAX, Body, Pool};
+use tombolo_match::{BEGUN_KEPT, BEGUN_WEIGHT_MAX, Body, Pool, Ticket};
 
-use crate::world::{World, id, skilled, solo, user};
+use crate::world::{World, id, player, skilled, solo, user};
 
 const DUEL: &str = "name = \"duel\"\nplayers = { min = 2, max = 2 }";
 
@@ -66,21 +66,55 @@ fn a_match_that_has_come_to_nothing_is_nobodys() {
 #[test]
 fn what_is_remembered_of_matches_has_a_bound() {
     let mut world = World::new(DUEL);
+    let name = |number: u128| format!("{number:064}");
+    let named = |number| Ticket::new(id(number), vec![player(&name(number))]);
     let mut number = 0;
     let mut bytes = 0;
-    while bytes < 2 * BEGUN_WEIGHT_MAX {
-        world.submit_all([solo(number + 1), solo(number + 2)]);
+    while bytes < BEGUN_WEIGHT_MAX + BEGUN_WEIGHT_MAX / 4 {
+        world.submit_all([named(number + 1), named(number + 2)]);
         number += 2;
         let [formed] = world.step().try_into().unwrap();
         bytes += formed
             .users()
             .map(|user| user.as_str().len())
             .sum::<usize>()
-            + 256;
+            + 64;
         world.apply(Body::Seated(vec![formed.id])).unwrap();
     }
-    let last = user(&format!("u{number}"));
-    assert!(world.pool.begun(&id(number), &last, world.now).is_some());
-    assert_eq!(world.pool.begun(&id(1), &user("u1"), world.now), None);
+    let begun = |number| {
+        world
+            .pool
+            .begun(&id(number), &user(&name(number)), world.now)
+    };
+    assert!(begun(number).is_some());
+    assert_eq!(begun(1), None);
     assert_eq!(world.pool.weight(), 0, "no ticket is refused for it");
+}
+
+#[test]
+fn the_matches_of_a_minute_are_remembered_where_a_thousand_tickets_come_each_second() {
+    const A_SECOND: u128 = 1_000;
+    let mut world = World::new(DUEL);
+    let name = |number: u128| format!("{number:016}");
+    let mut number = 0;
+    for second in 0..60 {
+        let begin = number + 1;
+        number += A_SECOND;
+        let numbers = begin..=number;
+        world
+            .submit_all(numbers.map(|number| Ticket::new(id(number), vec![player(&name(number))])));
+        let begun = world.step();
+        assert_eq!(begun.len() as u128, A_SECOND / 2);
+        let seated = begun.iter().map(|formed| formed.id).collect();
+        world.apply(Body::Seated(seated)).unwrap();
+        if second < 59 {
+            world.wait(1);
+        }
+    }
+    for number in [1, 2, number] {
+        let begun = world
+            .pool
+            .begun(&id(number), &user(&name(number)), world.now);
+        assert!(begun.is_some(), "{number}");
+    }
 }

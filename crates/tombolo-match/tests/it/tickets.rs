@@ -367,3 +367,35 @@ fn however_many_tickets_end_none_comes_twice_while_its_device_may_come_back() {
         "its grace is longer"
     );
 }
+
+#[test]
+fn a_ticket_that_came_back_and_ends_anew_is_remembered_from_then_on() {
+    let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
+    world.submit_all([solo(1), solo(2)]);
+    let [formed] = world.step().try_into().unwrap();
+    world.wait(30);
+    world.apply(Body::Unseated(formed.id)).unwrap();
+    world.wait(20);
+    for number in [1, 2] {
+        world.apply(Body::Cancelled(id(number))).unwrap();
+    }
+    for number in (10..).take(ENDED_LAST_MAX - 1) {
+        world.submit(solo(number)).unwrap();
+        world.apply(Body::Cancelled(id(number))).unwrap();
+    }
+    world.wait(20);
+    let rules = world.pool.rules().clone();
+    let snapshot = world.pool.snapshot();
+    world.pool = Pool::restore(rules, &snapshot).unwrap();
+    assert_eq!(world.pool.snapshot(), snapshot);
+    for number in [1, 2] {
+        assert_eq!(world.submit(solo(number)), Err(Illegal::Repeated));
+    }
+    world.wait(40);
+    world.submit(solo(1)).unwrap();
+    assert_eq!(
+        world.submit(solo(2)),
+        Err(Illegal::Repeated),
+        "it is among the last"
+    );
+}
