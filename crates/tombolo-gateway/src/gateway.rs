@@ -74,9 +74,12 @@ impl Gateway {
             gateway.addrs.push(pair.addr);
             gateway.endpoints.push(endpoint.clone());
             let (tls, router) = (for_https.clone(), router.clone());
+            let vitals = shared.services.vitals();
+            let quic = quic::serve(endpoint, Arc::clone(shared));
+            let https = https::serve(listener, tls, router, Arc::clone(shared));
             gateway.accepting.extend([
-                tokio::spawn(quic::serve(endpoint, Arc::clone(shared))),
-                tokio::spawn(https::serve(listener, tls, router, Arc::clone(shared))),
+                tokio::spawn(vitals.hold("connections over QUIC", quic)),
+                tokio::spawn(vitals.hold("connections over TLS", https)),
             ]);
         }
         Ok(gateway)

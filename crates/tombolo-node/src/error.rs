@@ -158,6 +158,9 @@ pub enum Broken {
     /// The engine cannot write any more: no room changes until the process starts anew.
     #[error("what rooms are to keep cannot be written any more (--data): is the disk full?")]
     Store,
+    /// A task has panicked without which the node is deaf; it has let its devices go.
+    #[error(transparent)]
+    Task(#[from] tombolo_services::Broken),
 }
 
 impl ReloadError {

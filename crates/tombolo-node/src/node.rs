@@ -126,9 +126,10 @@ impl Node {
         let http = format!("https://{}", url.authority());
         services.announce(&url.to_string()).await;
         let mut tasks = JoinSet::new();
-        tasks.spawn(operator.clone().serve());
-        tasks.spawn(operator.clone().keep_fleet());
-        tasks.spawn(seal_claim.clone().keep());
+        let vitals = services.vitals();
+        tasks.spawn(vitals.hold("what operators ask", operator.clone().serve()));
+        tasks.spawn(vitals.hold("other nodes' relays", operator.clone().keep_fleet()));
+        tasks.spawn(vitals.hold("what it says of its seal", seal_claim.clone().keep()));
         let webhook_counters = Arc::<WebhookCounters>::default();
         let webhook = webhook.zip(webhook_place).map(|(to, place)| {
             let counters = Arc::clone(&webhook_counters);
@@ -235,6 +236,7 @@ impl Node {
         tokio::select! {
             relay = self.relay.broken() => relay.into(),
             () = self.engine.broken() => Broken::Store,
+            task = self.services.vitals().broken() => task.into(),
         }
     }
 
@@ -247,6 +249,7 @@ impl Node {
         if self.engine.is_broken() {
             return Err(Broken::Store);
         }
+        self.services.vitals().check()?;
         Ok(())
     }
 

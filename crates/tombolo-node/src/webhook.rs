@@ -234,7 +234,8 @@ impl Webhook {
         };
         let (end, ended) = oneshot::channel();
         let mut task = JoinSet::new();
-        task.spawn(run(poster, changes, ended));
+        let run = run(poster, changes, ended);
+        task.spawn(services.vitals().hold("the webhook", run));
         Self { client, end, task }
     }
 

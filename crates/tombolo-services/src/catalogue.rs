@@ -167,7 +167,9 @@ impl Catalogue {
         self.reading
             .get_or_init(|| async {
                 let (engine, known) = (Arc::clone(&node.engine), Arc::downgrade(node));
-                node.runtime.spawn(read(engine, known));
+                let read = read(engine, known);
+                node.runtime
+                    .spawn(node.vitals.hold("the directory of rooms", read));
             })
             .await;
         let mut is_synced = self.is_synced.subscribe();

@@ -166,8 +166,9 @@ impl Cluster {
     pub(crate) async fn leave(&self, timeout: Duration) {
         let mut life = self.life.subscribe();
         let leave = async {
-            self.tell(Input::Leave).await;
-            let _ = life.wait_for(Option::is_none).await;
+            if self.inputs.send(Input::Leave).await.is_ok() {
+                let _ = life.wait_for(Option::is_none).await;
+            }
         };
         let _ = tokio::time::timeout(timeout, leave).await;
     }

@@ -110,6 +110,7 @@ mod session;
 mod social;
 mod stats;
 mod transit;
+mod vital;
 
 pub use config::{Config, Duplicates, FieldConfig, Pace, ROOM_MEMBERS_MAX, RateLimit};
 pub use connection::{Connection, Outgoing};
@@ -146,3 +147,4 @@ pub use tombolo_match::{
     Name as MatchName, Player as MatchPlayer, Reach as MatchReach, Ticket as MatchTicket,
     TicketId as MatchTicketId, Value as MatchValue,
 };
+pub use vital::{Broken, Vitals};

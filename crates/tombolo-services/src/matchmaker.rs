@@ -136,8 +136,8 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut tasks = JoinSet::new();
     for desk in node.matchmaker.desk_by_pool.values() {
         tasks.spawn(Arc::clone(desk).follow(Arc::clone(&node)));
-        tasks.spawn(Arc::clone(desk).lead(Arc::clone(&node)));
-        tasks.spawn(presence::watch(Arc::clone(&node), Arc::clone(desk)));
+        tasks.spawn(Arc::clone(desk).attend(Arc::clone(&node), Desk::lead));
+        tasks.spawn(Arc::clone(desk).attend(Arc::clone(&node), presence::watch));
     }
     while tasks.join_next().await.is_some() {}
 }

@@ -36,6 +36,7 @@ use crate::room_names::LastRead;
 use crate::session::{Session, State};
 use crate::social::Social;
 use crate::stats::{Counters, Stats};
+use crate::vital::Vitals;
 
 /// What all sessions and rooms of one node share.
 pub(crate) struct Node {
@@ -64,6 +65,7 @@ pub(crate) struct Node {
     /// Users that have new sessions, whose others are asked for.
     pub(crate) gathers: duplicates::Gathers,
     pub(crate) changes: Changes,
+    pub(crate) vitals: Vitals,
     /// Where tasks run, also those begun by a drop.
     pub(crate) runtime: Handle,
 }

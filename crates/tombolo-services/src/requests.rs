@@ -183,8 +183,11 @@ pub(crate) fn enqueue(
     drop(state);
     match added {
         Added::First => {
-            let work = run(Arc::clone(node), Arc::clone(session));
-            node.runtime.spawn(work);
+            let (node, session) = (Arc::clone(node), Arc::clone(session));
+            node.runtime.clone().spawn(async move {
+                let work = run(Arc::clone(&node), Arc::clone(&session));
+                node.run_for(&session, work).await;
+            });
             Ok(())
         }
         Added::Full => Err(Reject::new(ErrorCode::Limit, "too many requests wait")),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tombolo_engine::Engine;
@@ -39,6 +39,7 @@ use crate::room_names::LastRead;
 use crate::session::Session;
 use crate::social::Social;
 use crate::stats::{Counters, Stats};
+use crate::vital::Vitals;
 
 /// Sessions, rooms and introductions of one node. Clones are the same.
 #[derive(Clone)]
@@ -133,15 +134,11 @@ impl Services {
             is_going_away: AtomicBool::new(false),
             gathers: duplicates::Gathers::default(),
             changes: Changes::default(),
+            vitals: Vitals::default(),
             runtime: Handle::current(),
         };
         let node = Arc::new(node);
-        let member = cluster::run(Arc::clone(&node), waiting);
-        let matchmaker = matchmaker::run(Arc::clone(&node));
-        let duplicates = duplicates::run(Arc::clone(&node));
-        let running = node.runtime.spawn(async {
-            tokio::join!(member, matchmaker, duplicates);
-        });
+        let running = node.runtime.spawn(run(Arc::clone(&node), waiting));
         Self {
             node,
             running: Arc::new(Running(running.abort_handle())),
@@ -209,6 +206,8 @@ impl Services {
     /// # Errors
     /// Says what that is.
     pub async fn in_cluster(&self) -> Result<(), Reject> {
+        let broken = |broken| Reject::new(ErrorCode::Unavailable, broken);
+        self.node.vitals.check().map_err(broken)?;
         if self.node.engine.is_broken() {
             let message = "the engine cannot write any more";
             return Err(Reject::new(ErrorCode::Unavailable, message));
@@ -259,6 +258,13 @@ impl Services {
         self.running.0.abort();
         self.node.cluster.end();
         self.node.stand_down();
+    }
+
+    /// The tasks that this node cannot do without. When one of them panics its devices are let go, and others do what it
+    /// leaves to do.
+    #[must_use]
+    pub fn vitals(&self) -> &Vitals {
+        &self.node.vitals
     }
 
     /// What is there and what has happened.
@@ -499,6 +505,29 @@ impl Services {
     }
 }
 
+/// Takes part in the cluster for as long as all of that goes well.
+async fn run(node: Arc<Node>, waiting: mpsc::Receiver<Input>) {
+    let vitals = &node.vitals;
+    let member = vitals.hold(PART, cluster::run(Arc::clone(&node), waiting));
+    let matchmaker = vitals.hold(POOLS, matchmaker::run(Arc::clone(&node)));
+    let duplicates = vitals.hold(USERS, duplicates::run(Arc::clone(&node)));
+    let all = async {
+        tokio::join!(member, matchmaker, duplicates);
+        std::future::pending::<()>().await;
+    };
+    let broken = async {
+        vitals.broken().await;
+        // The others need not find out, if it can still say so.
+        node.cluster.leave(LEAVE_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = all => {}
+        () = broken => {}
+    }
+    node.cluster.end();
+    node.stand_down();
+}
+
 fn welcome_frame(welcome: Welcome, id: SessionId, resumed: bool) -> ServerFrame {
     let session_id = Bytes::copy_from_slice(&id.0);
     let body = server_frame::Body::Welcome(Welcome {
@@ -511,6 +540,11 @@ fn welcome_frame(welcome: Welcome, id: SessionId, resumed: bool) -> ServerFrame 
         ..ServerFrame::default()
     }
 }
+
+/// The tasks that a node cannot do without, as whoever runs it is told.
+const PART: &str = "its part in the cluster";
+const POOLS: &str = "the pools of the matchmaker";
+const USERS: &str = "users' sessions on other nodes";
 
 /// How long the engine may take to let a node go.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -64,6 +64,10 @@ pub struct Stats {
     pub hooks_failed: u64,
     /// How often the engine did not take what is public about a room, or give a room's code free.
     pub listings_failed: u64,
+    /// How often something about the log of a room, a user, a group or a pool panicked; it began anew.
+    pub logs_panicked: u64,
+    /// Sessions that were ended because what was done for them panicked.
+    pub sessions_panicked: u64,
     /// What has happened in fields.
     pub fields: FieldStats,
     /// What has happened between this node and others.
@@ -150,6 +154,8 @@ pub(crate) struct Counters {
     pub(crate) behind: Counter,
     pub(crate) hooks_failed: Counter,
     pub(crate) listings_failed: Counter,
+    pub(crate) logs_panicked: Counter,
+    pub(crate) sessions_panicked: Counter,
     pub(crate) fields: FieldCounters,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
@@ -236,6 +242,8 @@ impl Counters {
             behind: self.behind.value(),
             hooks_failed: self.hooks_failed.value(),
             listings_failed: self.listings_failed.value(),
+            logs_panicked: self.logs_panicked.value(),
+            sessions_panicked: self.sessions_panicked.value(),
             refused: lock(&self.refused).clone(),
             resumes_refused: resumes_refused
                 .iter()

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use tombolo_node::{Node, NodeBuilder, StartError};
+use tombolo_node::{Hooks, Node, NodeBuilder, StartError};
 use tombolo_wire::token::{KeySet, VerifyingKey};
 
 use crate::https::{PATIENCE, request, token};
@@ -147,6 +147,31 @@ async fn an_unspecified_address_is_told_as_concrete_ones() {
     );
     assert_eq!(request(&node, "GET", "/readyz", "").await.0, 200);
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_one_of_whose_tasks_panics_is_broken_and_says_which() {
+    let node = builder().hooks(Wild).start().await;
+    let node = node.expect("loopback has free ports");
+    let broken = tokio::time::timeout(PATIENCE, node.broken()).await;
+    let broken = broken.expect("its rooms are to tick");
+    let why = "a task of the node has panicked: rooms' ticks";
+    assert_eq!(broken.to_string(), why);
+    assert_eq!(node.check(), Err(broken));
+    assert_eq!(node.in_cluster().await, Err(why.to_owned()));
+    let (status, body) = request(&node, "GET", "/readyz", "").await;
+    assert_eq!(status, 503);
+    assert!(body.contains(why), "{body}");
+    node.shutdown().await;
+}
+
+/// A game whose code panics when it is asked how often its rooms tick.
+struct Wild;
+
+impl Hooks for Wild {
+    fn tick_interval(&self) -> Option<Duration> {
+        panic!("whenever it likes")
+    }
 }
 
 /// A development node on loopback, all ports free.

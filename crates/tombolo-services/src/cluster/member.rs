@@ -70,21 +70,16 @@ pub(crate) async fn run(node: Arc<Node>, mut waiting: mpsc::Receiver<Input>) {
         gone: Vec::new(),
         node,
     };
-    let (node, inputs) = (&driver.node, &driver.inputs);
-    driver.tasks.spawn(inbox::run(Arc::clone(node)));
-    driver.tasks.spawn(giving::serve(Arc::clone(node)));
-    driver.tasks.spawn(field::serve(Arc::clone(node)));
-    driver.tasks.spawn(hooks::tick(Arc::clone(node)));
-    driver.tasks.spawn(news::tell(Arc::clone(node)));
-    driver
-        .tasks
-        .spawn(social::exchange_presence(Arc::clone(node)));
-    driver
-        .tasks
-        .spawn(watch(Arc::clone(node), records, inputs.clone()));
-    driver
-        .tasks
-        .spawn(hear(Arc::clone(node), beats, inputs.clone()));
+    let (node, inputs) = (Arc::clone(&driver.node), driver.inputs.clone());
+    let of = || Arc::clone(&node);
+    driver.spawn("what other nodes say", inbox::run(of()));
+    driver.spawn("sessions for other nodes", giving::serve(of()));
+    driver.spawn("questions about fields", field::serve(of()));
+    driver.spawn("rooms' ticks", hooks::tick(of()));
+    driver.spawn("news of other nodes", news::tell(of()));
+    driver.spawn("who is online", social::exchange_presence(of()));
+    driver.spawn("records of nodes", watch(of(), records, inputs.clone()));
+    driver.spawn("heartbeats of nodes", hear(of(), beats, inputs));
     loop {
         let until = Instant::from_std(driver.directory.poll_timeout());
         tokio::select! {
@@ -183,6 +178,11 @@ async fn hear(node: Arc<Node>, beats: Key, inputs: mpsc::Sender<Input>) {
 }
 
 impl Driver {
+    /// Has something run for as long as this does, which the node cannot do without.
+    fn spawn(&mut self, task: &'static str, run: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.node.vitals.hold(task, run));
+    }
+
     fn handle(&mut self, input: Input) {
         let now = Instant::now().into_std();
         match input {
@@ -249,7 +249,7 @@ impl Driver {
                 node.cluster.begin(epoch);
                 // What earlier lives of this name may have left behind.
                 let (node, before) = (Arc::clone(node), epoch.saturating_sub(1));
-                self.tasks.spawn(async move {
+                self.spawn(LOSS, async move {
                     loss::inherit(&node, node.name(), before).await;
                 });
             }
@@ -275,7 +275,7 @@ impl Driver {
                 tracing::warn!(node = %name, epoch, "node is lost: doing what it left to do");
                 node.counters.cluster.inherited.add(1);
                 let (node, inputs) = (Arc::clone(node), self.inputs.clone());
-                self.tasks.spawn(async move {
+                self.spawn(LOSS, async move {
                     loss::inherit(&node, &name, epoch).await;
                     let _ = inputs.send(Input::Inherited(name, epoch)).await;
                 });
@@ -292,7 +292,7 @@ impl Driver {
         let (node, inputs) = (Arc::clone(&self.node), self.inputs.clone());
         match command {
             Command::Beat(beat) => {
-                self.tasks.spawn(async move {
+                self.spawn(BEAT, async move {
                     if let Ok(subject) = Key::new([BEATS, beat.from.as_str()]) {
                         let publish = node.engine.publish(&subject, beat.encode());
                         // One that is not on its way at once says nothing any more.
@@ -301,7 +301,7 @@ impl Driver {
                 });
             }
             Command::Knock { node: name, epoch } => {
-                self.tasks.spawn(async move {
+                self.spawn(RECORD, async move {
                     if let Some(is_there) = giving::knock(&node, &name).await {
                         let _ = inputs.send(Input::Knocked(name, epoch, is_there)).await;
                     }
@@ -313,17 +313,16 @@ impl Driver {
                 expected,
                 record,
             } => {
-                self.tasks.spawn(async move {
+                self.spawn(RECORD, async move {
                     let written = write(&node, &name, expected, record.encode()).await;
                     let _ = inputs.send(Input::Written(id, record, written)).await;
                 });
             }
             Command::Elsewhere => {
-                self.tasks
-                    .spawn(async move { node.engine.look_elsewhere().await });
+                self.spawn(RECORD, async move { node.engine.look_elsewhere().await });
             }
             Command::Read { node: name } => {
-                self.tasks.spawn(async move {
+                self.spawn(RECORD, async move {
                     let Ok(key) = key_of(&name) else {
                         return;
                     };
@@ -364,6 +363,11 @@ async fn write(node: &Node, name: &NodeId, expected: Option<Revision>, value: By
 fn key_of(node: &NodeId) -> Result<Key, KeyError> {
     Key::new([RECORDS, node.as_str()])
 }
+
+/// What the driver has others do, as whoever runs the node is told when that panics.
+const LOSS: &str = "what lost nodes leave to do";
+const BEAT: &str = "its heartbeats";
+const RECORD: &str = "its record";
 
 /// Of all nodes' records, among the values.
 pub(crate) const RECORDS: &str = "nodes";

@@ -23,10 +23,27 @@ impl Host {
     /// Reads the log until the host is released.
     pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
         let mut stopped = self.stopped.subscribe();
+        let read = node.attend_log(&self.key, || self.read(&node), || self.let_go(&node));
         tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = self.read(&node) => {}
+            () = read => {}
+        }
+    }
+
+    /// Lets go of what was made of the log, since that may be wrong: the devices of members here begin anew with what it
+    /// says when it has been read again.
+    fn let_go(&self, node: &Arc<Node>) {
+        let mut state = self.lock();
+        state.is_unreadable = false;
+        state.cursor = None;
+        state.ahead = Some(Room::new());
+        state.pending_by_operation.clear();
+        state.served_by_operation.clear();
+        let sessions: Vec<_> = state.session_by_user.values().cloned().collect();
+        drop(state);
+        for session in sessions {
+            node.begin_anew(&session, "what this node knew of a room is lost");
         }
     }
 

@@ -267,6 +267,23 @@ impl Desk {
 
     /// Reads the log for as long as it runs.
     pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
+        let read = node.attend_log(&self.key, || self.read(&node), || self.read_anew());
+        read.await;
+    }
+
+    /// Does something else about the pool for as long as it runs.
+    pub(super) async fn attend<R>(
+        self: Arc<Self>,
+        node: Arc<Node>,
+        run: fn(Arc<Self>, Arc<Node>) -> R,
+    ) where
+        R: Future<Output = ()>,
+    {
+        let run = || run(Arc::clone(&self), Arc::clone(&node));
+        node.attend_log(&self.key, run, || {}).await;
+    }
+
+    async fn read(self: &Arc<Self>, node: &Arc<Node>) {
         let mut status = tokio::time::interval(STATUS_INTERVAL);
         'anew: loop {
             let after = self.lock().cursor;
@@ -281,12 +298,12 @@ impl Desk {
                                 self.read_anew();
                                 continue 'anew;
                             }
-                            Some(event) => self.handle_event(&node, event),
+                            Some(event) => self.handle_event(node, event),
                             None => break,
                         },
                         _ = status.tick() => {
                             let told = self.lock().tell_status(&self.name);
-                            deliver(&node, &self, told);
+                            deliver(node, self, told);
                         }
                     }
                 }

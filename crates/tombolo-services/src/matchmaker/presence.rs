@@ -61,7 +61,7 @@ impl Desk {
 }
 
 /// Looks at those that are suspected, for as long as it runs.
-pub(super) async fn watch(node: Arc<Node>, desk: Arc<Desk>) {
+pub(super) async fn watch(desk: Arc<Desk>, node: Arc<Node>) {
     loop {
         desk.is_suspected.notified().await;
         let mut tasks = JoinSet::new();

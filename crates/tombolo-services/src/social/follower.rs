@@ -381,10 +381,11 @@ impl<M: Machine> Follower<M> {
     }
 
     async fn follow(self: Arc<Self>, node: Arc<Node>) {
+        let read = node.attend_log(&self.key, || self.read(&node), || self.begin_anew());
         tokio::select! {
             biased;
             () = self.stop.notified() => {}
-            () = self.read(&node) => {}
+            () = read => {}
         }
     }
 

@@ -34,6 +34,7 @@ mod messages;
 mod nodes;
 mod notices;
 mod openings;
+mod panics;
 mod presence;
 mod resume;
 mod retiring;

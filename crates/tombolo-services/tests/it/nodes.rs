@@ -393,7 +393,7 @@ async fn a_node_that_was_put_out_gives_no_seat_away_that_is_kept() {
 }
 
 /// What a device is told of its rooms until it is told nothing more.
-async fn events(device: &mut Device) -> Vec<String> {
+pub(crate) async fn events(device: &mut Device) -> Vec<String> {
     let mut events = Vec::new();
     device.hears_all = true;
     while let Some(outgoing) = device.next_frame().await {

@@ -58,6 +58,7 @@ pub(crate) struct Wire {
     pub(crate) publish_ms: Arc<AtomicU64>,
     /// How many such questions are still answered.
     pub(crate) answers_left: Arc<AtomicU64>,
+    trap: Trap,
     /// The others are lost on their way back.
     pub(crate) is_deaf: Arc<AtomicBool>,
     /// How long, in ms, answers wait until they are read, however late that is.
@@ -71,12 +72,15 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(local: &Local) -> Arc<Self> {
+        let trap = Trap::default();
         Arc::new(Self {
             local: local.clone(),
             leases: Leased {
                 local: local.clone(),
                 is_unsure: Arc::default(),
+                trap: trap.clone(),
             },
+            trap,
             logs: watch::Sender::new((local.clone(), 0)),
             is_cut: Arc::default(),
             is_broken: Arc::default(),
@@ -123,6 +127,11 @@ impl Wire {
 
     pub(crate) fn cut(&self, is_cut: bool) {
         self.is_cut.store(is_cut, Ordering::Relaxed);
+    }
+
+    /// Whoever asks the engine to do what begins so is to panic, so many times: `subscribe beat`, `tail room.r`.
+    pub(crate) fn lay(&self, trap: &'static str, times: u64) {
+        *self.trap.0.lock().unwrap() = Some((trap, times));
     }
 
     fn is_cut(&self) -> bool {
@@ -175,6 +184,8 @@ impl Bus for Wire {
         pattern: &'a Pattern,
         messages_max: usize,
     ) -> BoxFuture<'a, Result<Subscription, Unavailable>> {
+        let (Pattern::Exactly(key) | Pattern::Under(key)) = pattern;
+        self.trap.tread("subscribe", key);
         self.subscribed.fetch_add(1, Ordering::Relaxed);
         self.local.subscribe(pattern, messages_max)
     }
@@ -246,6 +257,7 @@ impl Bus for Wire {
         subject: &'a Key,
         requests_max: usize,
     ) -> BoxFuture<'a, Result<Server, Unavailable>> {
+        self.trap.tread("serve", subject);
         self.local.serve(subject, requests_max)
     }
 }
@@ -259,6 +271,7 @@ impl Log for Wire {
         expect: Expect,
         operation: OperationId,
     ) -> BoxFuture<'a, Result<Offset, AppendError>> {
+        self.trap.tread("append", key);
         let is_pool = key.as_str().starts_with("pool.");
         if self.is_cut() || is_pool && self.are_pools_closed.load(Ordering::Relaxed) {
             return Box::pin(async { Err(AppendError::Unavailable) });
@@ -278,6 +291,7 @@ impl Log for Wire {
         key: &'a Key,
         after: Option<Offset>,
     ) -> BoxFuture<'a, Result<Box<dyn Tail>, Unavailable>> {
+        self.trap.tread("tail", key);
         Box::pin(async move {
             if self.is_cut() {
                 return Err(Unavailable);
@@ -358,6 +372,7 @@ impl Tail for SlowTail {
                     event = self.tail.next() => self.held = Some(event?),
                 }
             }
+            self.wire.trap.tread("read", &self.key);
             // Virtual time: nothing waits for real.
             let is_held = || {
                 let is_endless = self.wire.is_endless.load(Ordering::Relaxed);
@@ -406,6 +421,7 @@ impl Kv for Wire {
     }
 
     fn watch<'a>(&'a self, prefix: &'a Key) -> BoxFuture<'a, Result<Box<dyn Watch>, Unavailable>> {
+        self.trap.tread("watch", prefix);
         Box::pin(async move {
             if self.is_cut() {
                 return Err(Unavailable);
@@ -435,16 +451,35 @@ impl Watch for CutWatch {
     }
 }
 
+/// Whoever asks the engine to do what begins so panics, so many more times.
+#[derive(Clone, Default)]
+struct Trap(Arc<Mutex<Option<(&'static str, u64)>>>);
+
+impl Trap {
+    fn tread(&self, what: &str, key: &Key) {
+        let mut trap = self.0.lock().unwrap();
+        if let Some((at, left @ 1..)) = &mut *trap
+            && format!("{what} {key}").starts_with(*at)
+        {
+            *left -= 1;
+            drop(trap);
+            panic!("a trap was laid: {what} {key}");
+        }
+    }
+}
+
 /// The leases of an engine.
 #[derive(Clone)]
 struct Leased {
     local: Local,
     /// What is written never arrives, and nobody knows.
     is_unsure: Arc<AtomicBool>,
+    trap: Trap,
 }
 
 impl Kv for Leased {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<KvEntry>, Unavailable>> {
+        self.trap.tread("lease", key);
         self.local.leases().get(key)
     }
 

@@ -41,6 +41,7 @@ impl Telling {
         found: Found,
         known: Known,
     ) -> Self {
+        let (of, told) = (Arc::clone(node), Arc::clone(session));
         let teller = Teller {
             node: Arc::clone(node),
             session: Arc::clone(session),
@@ -49,7 +50,8 @@ impl Telling {
             back: Back::default(),
             reading: None,
         };
-        Self(node.runtime.spawn(teller.run()))
+        let run = async move { of.run_for(&told, teller.run()).await };
+        Self(node.runtime.spawn(run))
     }
 
     pub(super) fn is_over(&self) -> bool {

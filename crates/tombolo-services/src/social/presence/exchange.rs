@@ -140,12 +140,13 @@ impl Exchange {
 
     fn listen(&mut self, pattern: Result<Pattern, KeyError>, shard: Option<Shard>) -> AbortHandle {
         let node = Arc::clone(&self.node);
-        self.tasks.spawn(async move {
+        let vitals = node.vitals.clone();
+        self.tasks.spawn(vitals.hold(TASK, async move {
             match pattern {
                 Ok(pattern) => listen(&node, &pattern, shard).await,
                 Err(_) => tracing::error!("the node's name is no subject: it stays alone"),
             }
-        })
+        }))
     }
 
     /// Has something published, if this node is in the cluster.
@@ -235,6 +236,9 @@ async fn give_roll(node: &Arc<Node>, to: &NodeId, shard: Shard) {
         }
     }
 }
+
+/// What it does, as whoever runs the node is told when that panics.
+const TASK: &str = "who is online";
 
 /// Of what nodes tell of each shard, on the bus.
 const SHARD: &str = "presence";

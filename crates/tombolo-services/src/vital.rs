@@ -1,0 +1,149 @@
+//! What becomes of tasks that panic, as only a defect makes them do.
+//!
+//! | the task of | what becomes of it |
+//! |---|---|
+//! | the node, which would be deaf without it | the node is broken: it lets its devices go and leaves its cluster |
+//! | one log | it begins anew, the seldomer the more often it panics |
+//! | one session | the session ends, and its device begins anew |
+
+use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_engine::{Key, latest};
+use tombolo_wire::v1::ErrorCode;
+
+use crate::node::{Node, Parting};
+use crate::reject::Reject;
+use crate::session::Session;
+
+/// The tasks that a node cannot do without. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Vitals(Arc<latest::Sender<Option<Broken>>>);
+
+/// A task has panicked without which the node is deaf. Whoever runs the node ends, to be started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task of the node has panicked: {task}")]
+pub struct Broken {
+    task: &'static str,
+}
+
+impl Broken {
+    /// What the task was for.
+    #[must_use]
+    pub fn task(&self) -> &'static str {
+        self.task
+    }
+}
+
+impl Vitals {
+    /// Runs such a task: when it panics the node is broken.
+    pub fn hold<F>(&self, task: &'static str, run: F) -> impl Future<Output = ()> + use<F>
+    where
+        F: Future<Output = ()>,
+    {
+        let vitals = self.clone();
+        async move {
+            if caught(run).await.is_err() {
+                tracing::error!(task, "panicked: the node is broken");
+                let broken = Broken { task };
+                vitals.0.send_modify(|first| {
+                    first.get_or_insert(broken);
+                });
+            }
+        }
+    }
+
+    /// Tells whether all of them are well.
+    ///
+    /// # Errors
+    /// Says which one was the first that was not.
+    pub fn check(&self) -> Result<(), Broken> {
+        match *self.0.borrow() {
+            Some(broken) => Err(broken),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until one is not.
+    pub async fn broken(&self) -> Broken {
+        let mut first = self.0.subscribe();
+        // The value is let go of before anything else is awaited.
+        let first = first.wait_for(Option::is_some).await.map(|first| *first);
+        match first {
+            Ok(Some(broken)) => broken,
+            Ok(None) | Err(_) => pending().await,
+        }
+    }
+}
+
+impl Node {
+    /// Does what is to be done about one log. When that panics, what was made of the log is let go of, and it begins
+    /// anew: what is in one log must not take whole nodes with it, one after the other.
+    pub(crate) async fn attend_log<R>(&self, log: &Key, run: impl Fn() -> R, let_go: impl Fn())
+    where
+        R: Future<Output = ()>,
+    {
+        let mut delay = ANEW_DELAY_MIN;
+        loop {
+            let began = Instant::now();
+            if caught(run()).await.is_ok() {
+                return;
+            }
+            self.counters.logs_panicked.add(1);
+            tracing::error!(%log, "a task of the log panicked: it begins anew");
+            let_go();
+            if began.elapsed() > ANEW_DELAY_MAX {
+                delay = ANEW_DELAY_MIN;
+            }
+            tokio::time::sleep(delay).await;
+            delay = (2 * delay).min(ANEW_DELAY_MAX);
+        }
+    }
+
+    /// Runs a task of a session, which ends when that panics: what it has asked for is not done, and nobody would say so.
+    pub(crate) async fn run_for(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        run: impl Future<Output = ()>,
+    ) {
+        if caught(run).await.is_err() {
+            tracing::error!(user = %session.user, "a task of its session panicked: the session ends");
+            self.counters.sessions_panicked.add(1);
+            self.begin_anew(session, "what was done for the session has failed");
+        }
+    }
+
+    /// Ends a session whose device is to begin another one. Its rooms keep its seats.
+    pub(crate) fn begin_anew(self: &Arc<Self>, session: &Arc<Session>, why: &str) {
+        let reject = Reject::new(ErrorCode::NotResumable, why);
+        self.end(session, Parting::Drops, Some(reject));
+    }
+}
+
+/// Runs a future to its end, which may be a panic.
+async fn caught<F: Future>(run: F) -> Result<F::Output, Panicked> {
+    let mut run = pin!(run);
+    poll_fn(|context| {
+        // What it leaves in disorder is begun anew, or ends.
+        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context)));
+        match polled {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}
+
+struct Panicked;
+
+/// How long nothing is done about a log after a panic, at first.
+const ANEW_DELAY_MIN: Duration = Duration::from_millis(250);
+
+/// How long at last.
+const ANEW_DELAY_MAX: Duration = Duration::from_secs(60);
