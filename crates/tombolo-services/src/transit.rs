@@ -18,6 +18,8 @@ pub(crate) struct Moved {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) session: SessionId,
     pub(crate) to: NodeId,
+    /// In which of its lives that node has asked for it, if it said so.
+    pub(crate) life: Option<u64>,
     /// Which offer it is, by chance: only the last one that it was offered to may take it.
     pub(crate) offer: u64,
     /// The first of those offers since the session was last here.

@@ -152,8 +152,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
             false => wire::SessionRefusal::Unknown,
         });
     };
-    let is_known = |life: u64| node.cluster.is_in_life(&wanted.to, life);
-    if !wanted.life.is_none_or(is_known) {
+    if is_past(node, &wanted.to, wanted.life) {
         // Once the life before is known to be over, what was given away to it is lost.
         return refused(wire::SessionRefusal::Busy);
     }
@@ -187,6 +186,7 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
         cluster: Arc::clone(&node.cluster),
         session: session.id,
         to: wanted.to.clone(),
+        life: wanted.life,
         offer,
         first,
         is_taken: false,
@@ -213,6 +213,11 @@ fn offer(node: &Arc<Node>, wanted: &Wanted) -> session_answer::Outcome {
     })
 }
 
+/// Whether a node is not in the life in which it says that it asks.
+fn is_past(node: &Node, asking: &NodeId, life: Option<u64>) -> bool {
+    life.is_some_and(|life| !node.cluster.is_in_life(asking, life))
+}
+
 /// Whether a session that this node gave a token for, and does not know, is nowhere: this is the life that it was in, and
 /// none has gone from here since. It may have been taken at the end of a window, waited for another one, and for one
 /// more when a welcome got lost.
@@ -235,6 +240,10 @@ fn give(node: &Arc<Node>, take: &Take) -> session_answer::Outcome {
     let Some(moved) = state.moved.as_mut().filter(is_good) else {
         return refused(wire::SessionRefusal::Unknown);
     };
+    if !moved.is_taken && is_past(node, &moved.to, moved.life) {
+        // What is sent to that life is lost: the session stays here.
+        return refused(wire::SessionRefusal::Unknown);
+    }
     let (mut frames, mut bytes) = (Vec::new(), 0);
     let mut waiting = state.outbox.after_number(take.after);
     for frame in waiting.by_ref() {

@@ -776,3 +776,24 @@ async fn a_session_that_goes_from_node_to_node_too_often_is_refused_for_a_while(
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(alice.connect(&nodes[1].lab).await.unwrap().resumed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_given_to_a_life_of_a_node_that_is_over() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut alice, mut bob] = members(&nodes, "r", [("alice", 0), ("bob", 0)]).await;
+    alice.connection = None;
+    // It was offered the session, stands still, and does not know yet that it is put out.
+    nodes[1].wire.unread_ms.store(3_000, Ordering::Relaxed);
+    let asked = nodes[1].lab.attach(alice.hello());
+    let waited = tokio::time::timeout(Duration::from_millis(100), asked).await;
+    assert!(waited.is_err());
+    nodes[1].wire.is_blind.store(true, Ordering::Relaxed);
+    nodes[1].wire.cut(true);
+    tokio::time::sleep(Duration::from_millis(2_895)).await;
+    nodes[1].wire.cut(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(moves(&nodes), [(0, 0), (0, 0)]);
+    bob.send(message("r", &["alice"], b"kept")).unwrap();
+    assert!(alice.connect(&nodes[0].lab).await.unwrap().resumed);
+    assert_eq!(alice.next_delivery().await.1, "kept");
+}
