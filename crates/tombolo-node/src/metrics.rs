@@ -171,6 +171,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_services_dropped", Counter, "Unreliable messages dropped because a connection was too slow.", |s| s.services.dropped),
     ("tombolo_services_coalesced", Counter, "Messages in whose place a newer value was sent.", |s| s.services.coalesced),
     ("tombolo_services_behind", Counter, "Sessions ended because their devices did not keep up.", |s| s.services.behind),
+    ("tombolo_services_unread", Counter, "Reliable messages that devices had not acknowledged when their sessions ended.", |s| s.services.unread),
     ("tombolo_services_hooks_failed", Counter, "How often the game's own code failed, or took too long.", |s| s.services.hooks_failed),
     ("tombolo_services_listings_failed", Counter, "How often the engine did not take what is public about a room.", |s| s.services.listings_failed),
     ("tombolo_services_logs_panicked", Counter, "How often something about one log panicked: it began anew.", |s| s.services.logs_panicked),

@@ -459,12 +459,20 @@ impl Node {
             sessions.by_token.remove(token);
         }
         self.emit(SessionEvent::Ended, session);
+        self.count_unread(state);
         match parting {
             Parting::Leaves(reason) => self.leave_all(session, state.end(reject), reason),
             Parting::Drops => {
                 state.end_in_rooms(reject);
                 self.keep_seats(session, state);
             }
+        }
+    }
+
+    /// Counts what waits for the device of a session that is about to end, if it has not.
+    pub(crate) fn count_unread(&self, state: &State) {
+        if state.ended().is_none() {
+            self.counters.unread.add(state.unread());
         }
     }
 
@@ -494,6 +502,7 @@ impl Node {
             sessions.by_token.remove(token);
         }
         self.emit(SessionEvent::Ended, session);
+        self.count_unread(&state);
         let message = "what the node before still had of the session is lost";
         let reject = Reject::new(ErrorCode::NotResumable, message);
         state.end_in_rooms(Some(reject));
@@ -529,6 +538,7 @@ impl Node {
             }
             self.emit(SessionEvent::Ended, &session);
             state.seats.move_all();
+            self.count_unread(&state);
             drop(state.end(Some(reject.clone())));
         }
         give_up_all(self, &mut sessions);

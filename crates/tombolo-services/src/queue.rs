@@ -169,6 +169,11 @@ impl Queue {
         !self.unordered.is_empty()
     }
 
+    /// How many reliable messages wait.
+    pub(crate) fn unordered_len(&self) -> usize {
+        self.unordered.len()
+    }
+
     /// Forgets what was for one connection only.
     pub(crate) fn clear_unreliable(&mut self) {
         self.unreliable.clear();

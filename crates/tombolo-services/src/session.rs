@@ -320,6 +320,21 @@ impl State {
         self.ended.as_ref()
     }
 
+    /// How many reliable messages of other devices the session's has not acknowledged.
+    pub(crate) fn unread(&self) -> u64 {
+        let is_message = |body: &&server_frame::Body| {
+            matches!(
+                body,
+                server_frame::Body::Delivery(_) | server_frame::Body::Introduced(_)
+            )
+        };
+        let sent = self.outbox.after_number(self.outbox.acked());
+        let sent = sent.filter_map(|frame| frame.body.as_ref());
+        let held = self.arriving.iter().flat_map(Arriving::held);
+        let messages = sent.chain(held).filter(is_message).count();
+        (messages + self.queue.unordered_len()) as u64
+    }
+
     /// Ends the session; the first reason stays. Returns the rooms that it was in.
     pub(crate) fn end(&mut self, reject: Option<Reject>) -> BTreeMap<RoomId, Arc<Host>> {
         self.end_in_rooms(reject);

@@ -56,6 +56,9 @@ pub struct Stats {
     pub coalesced: u64,
     /// Sessions that were ended because their devices did not keep up.
     pub behind: u64,
+    /// Reliable messages of other devices that one had not acknowledged when its session ended: it may have got the last of
+    /// them, and their senders are not told.
+    pub unread: u64,
     /// What was refused, by the code that the device was told.
     pub refused: BTreeMap<ErrorCode, u64>,
     /// Devices that could not go on with the session that they wanted, by the reason.
@@ -152,6 +155,7 @@ pub(crate) struct Counters {
     pub(crate) dropped: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) behind: Counter,
+    pub(crate) unread: Counter,
     pub(crate) hooks_failed: Counter,
     pub(crate) listings_failed: Counter,
     pub(crate) logs_panicked: Counter,
@@ -240,6 +244,7 @@ impl Counters {
             dropped: self.dropped.value(),
             coalesced: self.coalesced.value(),
             behind: self.behind.value(),
+            unread: self.unread.value(),
             hooks_failed: self.hooks_failed.value(),
             listings_failed: self.listings_failed.value(),
             logs_panicked: self.logs_panicked.value(),

@@ -69,6 +69,11 @@ pub(crate) struct Arriving {
 }
 
 impl Arriving {
+    /// What came for the device here.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &server_frame::Body> {
+        self.held.frames()
+    }
+
     /// As many bytes may wait as for a device that does not acknowledge.
     pub(crate) fn new(from: NodeId, rooms: BTreeSet<RoomId>, config: &Config) -> Self {
         Self {
@@ -116,6 +121,10 @@ impl<F> Held<F> {
         self.bytes += bytes;
         self.frames.push_back(frame);
         Ok(())
+    }
+
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &F> {
+        self.frames.iter()
     }
 
     pub(crate) fn into_frames(self) -> VecDeque<F> {

@@ -357,6 +357,7 @@ pub(crate) fn end_offered(
     // Whoever has an offer of it must not take it any more.
     state.moved = None;
     node.emit(SessionEvent::Ended, session);
+    node.count_unread(state);
     state.end_in_rooms(None);
     node.keep_seats(session, state);
 }
@@ -403,6 +404,7 @@ pub(crate) fn give_up_all(node: &Node, sessions: &mut SessionTable) {
         // One that was taken has gone already, as far as anybody here is concerned.
         if state.moved.take().is_some_and(|moved| !moved.is_taken) {
             node.emit(SessionEvent::Ended, &session);
+            node.count_unread(&state);
         }
         drop(state.end(None));
     }

@@ -250,3 +250,35 @@ async fn a_device_whose_seat_another_device_of_its_user_takes_is_told_when_it_is
     assert_eq!(bob.next_delivery().await.1, "mine");
     bob.is_quiet().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_has_not_read_when_its_session_ends_is_counted() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 0), ("carol", 1)];
+    let [mut alice, mut bob, mut carol] = members(&nodes, "r", users).await;
+    let unread = || nodes[0].lab.services.stats().unread;
+    alice.send(message("r", &["bob"], b"read")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "read");
+    bob.transmit().unwrap();
+    bob.send(message("r", &["alice"], b"acknowledges")).unwrap();
+    bob.connection = None;
+    alice.send(message("r", &["bob"], b"first")).unwrap();
+    carol.send(message("r", &["bob"], b"second")).unwrap();
+    for payload in ["old", "new"] {
+        let latest = v1::Send {
+            room: "r".into(),
+            to: vec!["bob".into()],
+            payload: payload.into(),
+            latest: "value".into(),
+            ..v1::Send::default()
+        };
+        alice.send(client_frame::Body::Send(latest)).unwrap();
+    }
+    alice
+        .send_unreliably(message("r", &["bob"], b"lost"))
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(unread(), 0);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(unread(), 3);
+}
