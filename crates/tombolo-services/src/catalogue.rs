@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use tokio::sync::{OnceCell, Semaphore};
-use tombolo_engine::{CasError, Engine, Key, KeyError, Offset, Revision, WatchEvent, latest};
+use tombolo_engine::{
+    CasError, Engine, Key, KeyError, KvEntry, Offset, Revision, WatchEvent, latest,
+};
 use tombolo_room::{Listing, RoomCode};
 use tombolo_wire::RoomId;
 use tombolo_wire::v1::ErrorCode;
@@ -181,13 +183,11 @@ impl Catalogue {
     fn handle_event(&self, node: &Node, event: WatchEvent) {
         let mut rooms = self.lock();
         match event {
-            WatchEvent::Put { entry, .. } => match Record::decode(&entry.value) {
-                Ok(record) if rooms.has_place(&record, entry.value.len()) => {
-                    let bytes = entry.value.len() + TOLD_OVERHEAD;
-                    rooms.tell(record, entry.revision, bytes);
+            WatchEvent::Put { key, entry } => {
+                if !rooms.take_in(&key, &entry) {
+                    node.counters.cluster.records_refused.add(1);
                 }
-                Ok(_) | Err(_) => node.counters.cluster.records_refused.add(1),
-            },
+            }
             WatchEvent::Deleted { key, revision } => {
                 if let Some(room) = room_of(&key) {
                     rooms.untell(&room, revision);
@@ -222,6 +222,25 @@ impl Rooms {
         if let Some(over) = before.code.filter(|_| before.code != hosted.shown.code) {
             hosted.codes_over.push(over);
         }
+    }
+
+    /// Takes in what the engine says of a room; whether it could. A room of which nothing newer can be kept is not
+    /// known any more: it would be found as it was.
+    fn take_in(&mut self, key: &Key, entry: &KvEntry) -> bool {
+        match Record::decode(&entry.value) {
+            Ok(record) if self.has_place(&record, entry.value.len()) => {
+                let bytes = entry.value.len() + TOLD_OVERHEAD;
+                self.tell(record, entry.revision, bytes);
+                return true;
+            }
+            Ok(record) => self.untell(&record.listing.room, entry.revision),
+            Err(_) => {
+                if let Some(room) = room_of(key) {
+                    self.untell(&room, entry.revision);
+                }
+            }
+        }
+        false
     }
 
     fn tell(&mut self, record: Record, revision: Revision, bytes: usize) {
@@ -307,3 +326,52 @@ const MAKERS: usize = 32;
 
 /// Between two attempts to read the engine's records.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use tombolo_engine::Epoch;
+    use tombolo_wire::v1;
+
+    use super::*;
+
+    #[test]
+    fn a_room_that_has_no_place_as_it_is_now_is_not_known_as_it_was() {
+        let mut rooms = Rooms::default();
+        let key = Key::new([OPEN, "lobby"]).unwrap();
+        let entry = |number| {
+            let found = v1::FoundRoom {
+                room: "lobby".into(),
+                members_max: 4,
+                ..v1::FoundRoom::default()
+            };
+            let at = Offset {
+                epoch: Epoch(1),
+                seq: number,
+            };
+            let revision = Revision {
+                epoch: Epoch(1),
+                number,
+            };
+            let listing = Listing::parse(found).unwrap();
+            let value = Record::encode(&listing, at);
+            KvEntry { revision, value }
+        };
+        let place = TOLD_BYTES_MAX - 1_024;
+        rooms.told_bytes = place;
+        assert!(rooms.take_in(&key, &entry(1)));
+        assert_eq!(rooms.told.len(), 1);
+        // Others have taken the rest meanwhile.
+        rooms.told_bytes += 1_024;
+        assert!(!rooms.take_in(&key, &entry(2)));
+        assert_eq!((rooms.told.len(), rooms.told_bytes), (0, place + 1_024));
+
+        rooms.told_bytes = 0;
+        assert!(rooms.take_in(&key, &entry(3)));
+        let later = KvEntry {
+            value: b"of a later release".as_slice().into(),
+            ..entry(4)
+        };
+        assert!(!rooms.take_in(&key, &later));
+        assert_eq!((rooms.told.len(), rooms.told_bytes), (0, 0));
+    }
+}
