@@ -1,7 +1,10 @@
 //! How much a user may ask for.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
+
+use tombolo_wire::GroupName;
 
 use crate::config::{Config, Pace, RateLimit};
 use crate::lock::lock;
@@ -31,6 +34,8 @@ pub(crate) struct Account {
     pub(crate) ticket_ends: Bucket,
     /// Where its devices are in fields.
     pub(crate) reports: Bucket,
+    /// How many of its sessions have a group open, of those that some have.
+    pub(crate) open_groups: BTreeMap<GroupName, usize>,
 }
 
 /// Sessions of one user share it.
@@ -57,6 +62,7 @@ impl Account {
             tickets: Bucket::new(config.tickets, now),
             ticket_ends: Bucket::new(config.tickets, now),
             reports: Bucket::new(config.fields.reports, now),
+            open_groups: BTreeMap::new(),
         }
     }
 
@@ -80,6 +86,7 @@ impl Account {
             && self.tickets.is_full(now)
             && self.ticket_ends.is_full(now)
             && self.reports.is_full(now)
+            && self.open_groups.is_empty()
     }
 
     pub(crate) fn lock(shared: &SharedAccount) -> MutexGuard<'_, Self> {

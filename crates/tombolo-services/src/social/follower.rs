@@ -180,9 +180,7 @@ impl<M: Machine> Following<M> {
         let follower = match followers.get(&key) {
             Some(follower) => Arc::clone(follower),
             None => {
-                // One for each session that is told, and one for each that asks.
-                let sessions = node.config.sessions_max;
-                if followers.len() >= sessions.saturating_mul(2).max(IDLE_MAX) + IDLE_MAX {
+                if followers.len() >= logs_max(node) {
                     return Err(unavailable(
                         "the node reads as much as it may: try again later",
                     ));
@@ -533,6 +531,12 @@ impl<M: Machine> Follower<M> {
             }
         });
     }
+}
+
+/// How many logs of one kind a node reads: one for each session that is told, and one for each that asks.
+pub(super) fn logs_max(node: &Node) -> usize {
+    let sessions = node.config.sessions_max;
+    sessions.saturating_mul(2).max(IDLE_MAX) + IDLE_MAX
 }
 
 /// Not done: whoever finds out anew where things are does it there.

@@ -9,10 +9,10 @@ mod find;
 mod list;
 mod made;
 mod members;
+mod open;
 mod operate;
 mod tell;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,18 +31,9 @@ use crate::reject::Reject;
 use crate::session::Session;
 use find::{Found, Posted};
 pub(super) use find::{GROUPS, POSTS, ROSTERS};
+pub(super) use open::OpenGroups;
 pub use operate::{GroupOwner, GroupOwners, GroupView};
 use tell::Telling;
-
-/// The groups that a session has open.
-#[derive(Default)]
-pub(super) struct OpenGroups(BTreeMap<GroupName, Telling>);
-
-impl OpenGroups {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 /// A request that was found to be in order.
 pub(crate) struct GroupRequest(Asked);
@@ -223,12 +214,11 @@ pub(super) async fn carry_out(
             done()
         }
         Kind::Open { after } => {
-            let telling = begin(node, session, id, &group, after, open).await?;
-            open.0.insert(group, telling);
+            begin(node, session, id, group, after, open).await?;
             return Ok(());
         }
         Kind::Close => {
-            drop(open.0.remove(&group));
+            open.remove(&group);
             done()
         }
         Kind::Inside(inside) => {
@@ -457,21 +447,17 @@ async fn begin(
     node: &Arc<Node>,
     session: &Arc<Session>,
     id: u64,
-    group: &GroupName,
+    group: GroupName,
     after: Option<Place>,
     open: &mut OpenGroups,
-) -> Result<Telling, Reject> {
+) -> Result<(), Reject> {
     // Whoever opens it again is told anew, from where it says.
-    drop(open.0.remove(group));
-    open.0.retain(|_, telling| !telling.is_over());
-    if open.0.len() >= GROUPS_OPEN_MAX {
-        let message = "the session has as many groups open as it may";
-        return Err(Reject::new(ErrorCode::Limit, message));
-    }
-    let found = Found::begin(node, group).await?;
+    open.remove(&group);
+    let place = open.take_place(node, session, &group)?;
+    let found = Found::begin(node, &group).await?;
     let user = &session.user;
     let member = member(node, &found, user).await?;
-    list::note(node, user, group, true).await;
+    list::note(node, user, &group, true).await;
     let (settings, revision) = (found.settings()?, found.revision());
     let epoch = found.epoch;
     if let Some(after) = after.filter(|after| after.epoch == epoch) {
@@ -500,7 +486,7 @@ async fn begin(
         node,
         session,
         id,
-        group,
+        &group,
         group_response::Result::Opened(opened),
     );
     let known = tell::Known {
@@ -508,7 +494,9 @@ async fn begin(
         role: member.role,
         revision,
     };
-    Ok(Telling::begin(node, session, found, known))
+    let telling = Telling::begin(node, session, found, known);
+    open.insert(group, telling, place);
+    Ok(())
 }
 
 fn role_name(settings: &Settings, number: u32) -> String {
@@ -591,9 +579,6 @@ fn reject_group(illegal: group::Illegal) -> Reject {
     };
     Reject::new(code, illegal)
 }
-
-/// Of one session.
-const GROUPS_OPEN_MAX: usize = 64;
 
 /// Of a message in a page, beside itself.
 const FIELD_BYTES_MAX: usize = 4;

@@ -155,6 +155,43 @@ async fn of_a_groups_posts_as_many_are_kept_as_the_node_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sessions_of_a_user_have_no_more_than_its_share_of_groups_open() {
+    let lab = Lab::with(|config| {
+        config.sessions_max = 10;
+        config.groups.burst = 1_000;
+        config.directs.burst = 1_000;
+        config.group_reads.burst = 1_000;
+        config.groups_per_user_max = 100;
+    });
+    let mut alice = Talker::new(&lab, "alice").await;
+    let mut anna = Talker::new(&lab, "alice").await;
+    for group in 0..66 {
+        let group = format!("group-{group}");
+        alice.done_in(&group, create()).await.unwrap();
+    }
+    for group in 0..64 {
+        open(&mut alice, group).await.unwrap();
+    }
+    // What another session of the user has open takes no further place.
+    assert_eq!(open(&mut anna, 3).await, Ok(()));
+    assert_eq!(open(&mut anna, 64).await, Err(ErrorCode::Limit));
+    alice
+        .done_in("group-7", Kind::Close(v1::CloseGroup {}))
+        .await
+        .unwrap();
+    assert_eq!(open(&mut anna, 64).await, Ok(()));
+    alice
+        .done_in("group-3", Kind::Close(v1::CloseGroup {}))
+        .await
+        .unwrap();
+    assert_eq!(open(&mut anna, 65).await, Err(ErrorCode::Limit));
+    // They have no more open when their sessions are over.
+    drop(anna);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(open(&mut alice, 65).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_user_says_that_is_kept_has_a_pace_in_bytes() {
     let lab = Lab::with(|config| {
         config.direct_bytes.per_second = 1_000;
@@ -303,6 +340,12 @@ fn small(log_bytes_max: usize) -> Local {
     config.log_bytes_max = log_bytes_max;
     config.shares = LOG_SHARES.to_vec();
     Local::new(config)
+}
+
+async fn open(talker: &mut Talker, group: usize) -> Result<(), ErrorCode> {
+    let open = Kind::Open(v1::OpenGroup { after: None });
+    let opened = talker.done_in(&format!("group-{group}"), open).await;
+    opened.map_err(|failure| failure.code())
 }
 
 async fn cluster(local: &Local, change: fn(&mut Config)) -> [Member; 2] {
