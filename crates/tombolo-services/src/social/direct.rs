@@ -437,7 +437,7 @@ impl Machine for Inbox {
             return Told::Gone;
         }
         let Some(last) = self.last() else {
-            return Told::All;
+            return Told::Known;
         };
         let push = |kind| node.push_from_log(session, direct_event(kind)).is_ok();
         let is_other = listener.epoch != Some(last.epoch);

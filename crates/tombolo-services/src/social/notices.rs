@@ -291,10 +291,10 @@ impl Machine for Board {
 
     fn tell(&self, node: &Arc<Node>, listener: &mut NoticeListener) -> Told {
         let Some(last) = self.last() else {
-            return Told::All;
+            return Told::Known;
         };
         if listener.at == Some(last) && !listener.has_lost {
-            return Told::All;
+            return Told::Known;
         }
         if listener.session.lock().ended().is_some() {
             return Told::Gone;

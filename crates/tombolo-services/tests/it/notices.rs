@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tombolo_engine::{Local, LocalConfig};
 use tombolo_services::{Notified, Outgoing};
 use tombolo_wire::TagName;
@@ -257,4 +258,35 @@ pub(crate) async fn told(device: &mut Device) -> (Vec<String>, Vec<v1::NoticePla
         places = vec![place];
     }
     (heard, places)
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_more_notices_than_can_be_told_all_are_told_in_turn() {
+    let lab = Lab::with(|config| {
+        config.notices.per_second = 10;
+        config.notices.burst = 1;
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut devices = Vec::new();
+    for number in 0..20 {
+        let mut device = lab.device(&format!("user-{number}")).await;
+        open(&mut device, &[]).await.unwrap();
+        devices.push(device);
+    }
+    for id in 0..30 {
+        notify(&lab, "all", id, "hello").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut counts = Vec::new();
+    for device in &mut devices {
+        let mut count = 0;
+        while timeout(Duration::from_millis(1), device.next_frame())
+            .await
+            .is_ok_and(|frame| frame.is_some())
+        {
+            count += 1;
+        }
+        counts.push(count);
+    }
+    assert!(counts.iter().all(|count| *count >= 5), "{counts:?}");
 }

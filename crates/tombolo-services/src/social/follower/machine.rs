@@ -51,7 +51,7 @@ pub(in crate::social) trait Machine: Default + Send + 'static {
 
     /// Tells a listener what it has not been told yet.
     fn tell(&self, _: &Arc<Node>, _: &mut Self::Listener) -> Told {
-        Told::All
+        Told::Known
     }
 }
 
@@ -67,7 +67,9 @@ pub(in crate::social) type Applied<M> = (
 /// How telling a listener went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::social) enum Told {
-    /// It knows all.
+    /// It knew all.
+    Known,
+    /// Now it knows all.
     All,
     /// It cannot take more at the moment.
     Behind,

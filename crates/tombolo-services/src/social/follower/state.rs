@@ -32,6 +32,8 @@ pub(in crate::social) struct State<M: Machine> {
     pub(in crate::social) ticked_at: Option<Instant>,
     pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
     pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,
+    /// The listener that was told all last.
+    told_last: Option<SessionId>,
     pub(super) users: usize,
     /// How often nobody has needed it.
     pub(super) idle: u64,
@@ -71,6 +73,7 @@ impl<M: Machine> Default for State<M> {
             ticked_at: None,
             waiting_by_operation: BTreeMap::new(),
             listener_by_session: BTreeMap::new(),
+            told_last: None,
             users: 0,
             idle: 0,
             idle_since: Instant::now(),
@@ -142,19 +145,30 @@ impl<M: Machine> State<M> {
         }
     }
 
-    /// Tells the listeners what they have not been told; returns whether some are behind.
+    /// Tells the listeners what they have not been told; returns whether some are behind. Whoever comes after the one
+    /// that was told last is the first: all together may be told so much at once only.
     pub(super) fn tell(&mut self, node: &Arc<Node>) -> bool {
-        let machine = &self.machine;
+        let listeners = &mut self.listener_by_session;
+        let before = match self.told_last {
+            Some(last) => listeners.range(..=last).count(),
+            None => 0,
+        };
         let mut is_behind = false;
-        self.listener_by_session
-            .retain(|_, listener| match machine.tell(node, listener) {
-                Told::All => true,
-                Told::Behind => {
-                    is_behind = true;
-                    true
-                }
-                Told::Gone => false,
-            });
+        let mut gone = Vec::new();
+        let machine = &self.machine;
+        let mut tell = |(session, listener): (&SessionId, &mut M::Listener)| match machine
+            .tell(node, listener)
+        {
+            Told::Known => {}
+            Told::All => self.told_last = Some(*session),
+            Told::Behind => is_behind = true,
+            Told::Gone => gone.push(*session),
+        };
+        listeners.iter_mut().skip(before).for_each(&mut tell);
+        listeners.iter_mut().take(before).for_each(&mut tell);
+        for session in gone {
+            self.listener_by_session.remove(&session);
+        }
         is_behind
     }
 
