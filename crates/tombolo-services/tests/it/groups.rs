@@ -80,6 +80,30 @@ async fn a_user_is_told_which_groups_it_is_in_on_whatever_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_post_that_is_sent_again_at_a_node_that_has_not_read_it_is_said_once_over_the_turn() {
+    let (nodes, _) = cluster::<2>().await;
+    let mut here = Talker::new(&nodes[0].lab, "alice").await;
+    let mut there = Talker::new(&nodes[1].lab, "alice").await;
+    here.create(true).await.unwrap();
+    let last = there.open(None).await.unwrap().last.unwrap();
+    let full = POSTS_MAX as u128;
+    for id in 1..full {
+        here.post(id, b"x").await.unwrap();
+    }
+    there.heard().await;
+    *nodes[1].wire.slow_log.lock().unwrap() = Some(log("posts", &last.epoch, "0"));
+    here.post(full, b"last").await.unwrap();
+    here.post(full + 1, b"turns").await.unwrap();
+    let wire = Arc::clone(&nodes[1].wire);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        *wire.slow_log.lock().unwrap() = None;
+    });
+    let again = there.post(full, b"last").await.unwrap();
+    assert_eq!((u128::from(again.number), again.repeated), (full, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_was_away_is_told_all_across_segments_once_and_in_order() {
     let (nodes, _) = cluster::<2>().await;
     let mut alice = Talker::new(&nodes[0].lab, "alice").await;

@@ -377,9 +377,11 @@ async fn posted_before(
 ) -> Result<Option<Posted>, Reject> {
     let first = found.head.lock().machine.segment_first();
     let since = time(node).before(REPEATED_WITHIN);
-    let mut bytes = 0;
+    let (mut bytes, until) = (0, Reached::soon());
     for before in (first..at).rev().take(SEGMENTS_LOOKED_THROUGH) {
         let segment = found.segment(node, before).await?;
+        // It took no more, or there would be none after it; this node may not have read the last of it.
+        segment.reach(until, Segment::is_full).await?;
         let state = segment.lock();
         if let Some(done) = state.machine.find(from, id) {
             let number = number(before, done.index);
