@@ -56,7 +56,12 @@ impl Plan {
         {
             wrong.push(format!("it is at {venue:?}"));
         }
-        let is_anywhere = venue.is_some_and(|venue| venue.region.is_none());
+        // Where those who play reach no region, nobody who joins them is further off.
+        let is_nowhere = !playing.is_empty()
+            && REGIONS
+                .iter()
+                .all(|region| self::worst(&playing, region).is_infinite());
+        let is_anywhere = is_nowhere || venue.is_some_and(|venue| venue.region.is_none());
         if self.latency.is_some() && !is_anywhere {
             let max = self.strictest(&tickets, now, |waited| self.latency_at(waited));
             let region = formed.region.as_ref().map(|region| region.as_str());
