@@ -86,8 +86,8 @@ impl Asker {
     async fn new(known_to: &Node, server: SocketAddr) -> Self {
         let servers = ice_servers(known_to, "alice").await;
         let of_turn = &servers["iceServers"][1];
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.connect(server).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        socket.connect(server).await.expect("loopback has a route");
         Self {
             socket,
             username: text(of_turn, "username"),
@@ -102,16 +102,17 @@ impl Asker {
         loop {
             self.transaction = self.transaction.wrapping_add(1);
             let request = self.request(method, &write);
-            self.socket.send(&request).await.unwrap();
+            self.socket.send(&request).await.expect("loopback takes it");
             let mut reply = vec![0; 2048];
             let received = timeout(PATIENCE, self.socket.recv(&mut reply)).await;
-            reply.truncate(received.unwrap().unwrap());
+            let received = received.expect("an answer in time");
+            reply.truncate(received.expect("an answer"));
             if self.challenge.is_some() {
                 return reply;
             }
-            let reply = Message::decode(&reply).unwrap();
-            let realm: Realm<'_> = reply.required().unwrap();
-            let nonce: Nonce<'_> = reply.required().unwrap();
+            let reply = Message::decode(&reply).expect("STUN");
+            let realm: Realm<'_> = reply.required().expect("a realm");
+            let nonce: Nonce<'_> = reply.required().expect("a nonce");
             self.challenge = Some((realm.as_str().to_owned(), nonce.as_str().to_owned()));
         }
     }
@@ -123,9 +124,9 @@ impl Asker {
         write(&mut writer);
         if let Some((realm, nonce)) = &self.challenge {
             writer
-                .attribute(&Username::new(&self.username).unwrap())
-                .attribute(&Realm::new(realm).unwrap())
-                .attribute(&Nonce::new(nonce).unwrap())
+                .attribute(&Username::new(&self.username).expect("it is short"))
+                .attribute(&Realm::new(realm).expect("it is short"))
+                .attribute(&Nonce::new(nonce).expect("it is short"))
                 .integrity(&Key::long_term(&self.username, realm, &self.password));
         }
         bytes
