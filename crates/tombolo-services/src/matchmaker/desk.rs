@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::MissedTickBehavior;
 use tombolo_engine::{AppendError, Expect, Key, KeyError, Offset, Purpose, TailEvent, latest};
 use tombolo_match::{
     BackfillId, Body, Entry, EntryError, Event, Formed, Illegal, MatchId, Name, OperationId, Pool,
@@ -19,7 +20,7 @@ use super::clock::PoolClock;
 use super::presence::Suspects;
 use super::room::mark_of;
 use super::seats::Beginning;
-use super::tell::{Told, deliver};
+use super::tell::{TURN_INTERVAL, Told, Turn, deliver};
 use crate::entropy::NoEntropy;
 use crate::lock::lock;
 use crate::node::Node;
@@ -284,27 +285,35 @@ impl Desk {
     }
 
     async fn read(self: &Arc<Self>, node: &Arc<Node>) {
-        let mut status = tokio::time::interval(STATUS_INTERVAL);
+        let mut status = tokio::time::interval(TURN_INTERVAL);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turn = Turn::default();
         'anew: loop {
             let after = self.lock().cursor;
             if let Ok(mut tail) = node.engine.tail(&self.key, after).await {
                 loop {
-                    tokio::select! {
-                        biased;
-                        event = tail.next() => match event {
-                            // Nothing tells when a log that was begun anew has been read, but another
-                            // reader of it.
-                            Some(TailEvent::Reset) => {
-                                self.read_anew();
-                                continue 'anew;
+                    // What it has begun to read is not given up for others' turns.
+                    let mut next = tail.next();
+                    let event = loop {
+                        tokio::select! {
+                            biased;
+                            event = &mut next => break event,
+                            _ = status.tick() => {
+                                let told = self.lock().tell_status(&self.name, turn);
+                                deliver(node, self, told);
+                                turn = turn.next();
                             }
-                            Some(event) => self.handle_event(node, event),
-                            None => break,
-                        },
-                        _ = status.tick() => {
-                            let told = self.lock().tell_status(&self.name);
-                            deliver(node, self, told);
                         }
+                    };
+                    match event {
+                        // Nothing tells when a log that was begun anew has been read, but another
+                        // reader of it.
+                        Some(TailEvent::Reset) => {
+                            self.read_anew();
+                            continue 'anew;
+                        }
+                        Some(event) => self.handle_event(node, event),
+                        None => break,
                     }
                 }
             }
@@ -557,9 +566,6 @@ const TICKETS_PER_ENTRY: usize = 2;
 
 /// How often an entry is appended that went under.
 const ATTEMPTS_MAX: usize = 4;
-
-/// How often devices are told how their tickets stand, if that has changed.
-const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two attempts to read the log, or to append to it.
 pub(super) const RETRY_DELAY: Duration = Duration::from_millis(250);

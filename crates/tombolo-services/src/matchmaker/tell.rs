@@ -1,7 +1,9 @@
 //! What devices here are told about their tickets.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tombolo_match::{
@@ -32,6 +34,29 @@ pub(super) enum Told {
     Found(Beginning),
     /// A user has another device than its ticket says that looks on.
     Returned(TicketId, UserId, SessionId),
+}
+
+/// Whose turn it is to be told how it stands: a part of all tickets, so that nothing waits long for them.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Turn(u8);
+
+impl Turn {
+    pub(super) fn next(self) -> Self {
+        Self((self.0 + 1) % TURNS)
+    }
+
+    /// Ids are random: each turn has about as many.
+    fn ids(self) -> RangeInclusive<TicketId> {
+        let begin = |turn: u8| {
+            let first = u32::from(turn) * (1 << 16) / u32::from(TURNS);
+            u128::from(first) << 112
+        };
+        let last = match self.0 + 1 {
+            TURNS => u128::MAX,
+            next => begin(next) - 1,
+        };
+        TicketId(begin(self.0).to_be_bytes())..=TicketId(last.to_be_bytes())
+    }
 }
 
 /// Tells devices, in order; those whose match begins as soon as it has its room.
@@ -272,14 +297,15 @@ impl State {
         }
     }
 
-    /// How the tickets here stand, where that is another than was told last.
-    pub(super) fn tell_status(&mut self, pool: &Name) -> Vec<Told> {
+    /// How those of the tickets here stand whose turn it is, where that is clearly another than was told last.
+    pub(super) fn tell_status(&mut self, pool: &Name, turn: Turn) -> Vec<Told> {
         let mut told = Vec::new();
-        for (ticket, here) in &mut self.here {
+        for (ticket, here) in self.here.range_mut(turn.ids()) {
             let is_held = self.pool.standing(ticket);
             let is_held = is_held.is_none_or(|standing| standing.held.is_some());
             let status = status(&self.pool, ticket);
-            if is_held || here.status.as_ref() == Some(&status) {
+            let before = here.status.as_ref();
+            if is_held || before.is_some_and(|before| !is_news(before, &status)) {
                 continue;
             }
             here.status = Some(status.clone());
@@ -463,7 +489,7 @@ fn is_here(node: &Node, device: &Device) -> bool {
 /// How a ticket stands.
 pub(super) fn status(pool: &Pool, ticket: &TicketId) -> v1::TicketStatus {
     let estimate = pool.estimate(ticket);
-    let millis = |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let standing = pool.standing(ticket);
     v1::TicketStatus {
         waiting: count(pool.waiting_count()),
@@ -476,6 +502,23 @@ pub(super) fn status(pool: &Pool, ticket: &TicketId) -> v1::TicketStatus {
             .map(ToString::to_string)
             .collect(),
     }
+}
+
+/// Whether a device is told how its ticket stands although nothing has become of it.
+fn is_news(before: &v1::TicketStatus, now: &v1::TicketStatus) -> bool {
+    // Where many come and go each number is another each time.
+    let is_far = |before: u64, now: u64, least: u64| {
+        before.abs_diff(now) > (before / CLEARLY_PARTS).max(least)
+    };
+    let is_other_wait = |before: Option<u64>, now: Option<u64>| match (before, now) {
+        (Some(before), Some(now)) => is_far(before, now, WAIT_CLEARLY_MS),
+        (before, now) => before != now,
+    };
+    let is_other = (before.revision, &before.away) != (now.revision, &now.away);
+    is_other
+        || is_far(before.waiting.into(), now.waiting.into(), 0)
+        || is_other_wait(before.half_ms, now.half_ms)
+        || is_other_wait(before.most_ms, now.most_ms)
 }
 
 pub(super) fn event(pool: &Name, ticket: &TicketId, kind: match_event::Kind) -> server_frame::Body {
@@ -531,3 +574,15 @@ fn count(count: usize) -> u32 {
 fn millis_between(from: Time, to: Time) -> u64 {
     to.as_millis().saturating_sub(from.as_millis())
 }
+
+/// In how many parts all tickets are told how they stand.
+const TURNS: u8 = 25;
+
+/// How often a part of them is.
+pub(super) const TURN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// By more than this part a number is clearly another.
+const CLEARLY_PARTS: u64 = 20;
+
+/// And a wait by so much.
+const WAIT_CLEARLY_MS: u64 = 500;

@@ -31,6 +31,7 @@ mod odds;
 mod parties;
 mod running;
 mod seats;
+mod standing;
 mod unsure;
 
 const DUEL: &str = r#"
