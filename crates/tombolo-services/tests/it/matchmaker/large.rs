@@ -35,6 +35,45 @@ const USERS: u32 = 200;
 const PAIRED: u32 = 40;
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_users_find_one_match_and_meet_in_its_room() {
+    const COUNT: u32 = 1000;
+    let lab = lab_with(|config| {
+        let crowd = "name = \"crowd\"\nplayers = { min = 1000, max = 1000 }";
+        config.pools.push(MatchPool::parse(crowd).unwrap());
+    });
+    let mut devices = Vec::new();
+    for number in 0..COUNT {
+        // The longest names that there may be.
+        let user = format!("{number:04}-{:059}", 0);
+        let mut device = seeker(&lab, &user).await;
+        submit(&mut device, "crowd", number, &[(&user, 0.0)])
+            .await
+            .unwrap();
+        devices.push(device);
+    }
+    let mut rooms = BTreeSet::new();
+    for device in &mut devices {
+        let found = found(device).await;
+        assert_eq!(users(&found).len(), COUNT as usize);
+        rooms.insert(found.room);
+    }
+    assert_eq!(rooms.len(), 1);
+    let room = rooms.first().unwrap();
+    let mut joined = Vec::new();
+    for device in &mut devices {
+        joined.push(
+            device
+                .join(room, JoinMode::Join)
+                .await
+                .unwrap()
+                .members
+                .len(),
+        );
+    }
+    assert_eq!(joined, (1..=COUNT as usize).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_hundred_users_whose_rules_relax_are_asked_and_meet_and_the_rules_hold() {
     let lab = lab_with(|config| config.pools.push(MatchPool::parse(ARENA).unwrap()));
     let mut crowd = BTreeMap::new();

@@ -3,6 +3,117 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
+async fn a_party_of_a_room_plays_together_and_each_of_its_devices_is_told() {
+    let lab = lab();
+    let mut party = lab.members("party-1", ["alice", "bob"]).await;
+    let mut carol = seeker(&lab, "carol").await;
+    let [alice, bob] = &mut party;
+    let both = [("alice", 0.0), ("bob", 0.0)];
+    let id = ask_submit(alice, "teams", 1, &both, 0, "party-1");
+    assert!(status(alice.response_among(id).await).is_ok());
+    event(bob, |kind| match kind {
+        match_event::Kind::Status(status) => Some(status.waiting),
+        _ => None,
+    })
+    .await;
+    submit(&mut carol, "teams", 2, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let seen = [
+        found(alice).await,
+        found(bob).await,
+        found(&mut carol).await,
+    ];
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0], seen[2]);
+    let teams: Vec<_> = seen[0]
+        .teams
+        .iter()
+        .map(|team| team.members.len())
+        .collect();
+    assert_eq!(teams.iter().sum::<usize>(), 3);
+    let party = seen[0].teams.iter().find(|team| team.members.len() == 2);
+    let party = party.unwrap().members.iter();
+    let mut party: Vec<_> = party.map(|member| member.user.as_str()).collect();
+    party.sort_unstable();
+    assert_eq!(party, ["alice", "bob"]);
+    let mut roles = seen[0].teams.iter().flat_map(|team| &team.members);
+    assert!(roles.all(|member| !member.role.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_drawn_into_a_party_who_is_not_in_its_room() {
+    let lab = lab();
+    let [mut alice, mut bob] = lab.members("party-1", ["alice", "bob"]).await;
+    let _carol = seeker(&lab, "carol").await;
+    for (players, room) in [
+        (&[("alice", 0.0), ("carol", 0.0)][..], "party-1"),
+        (&[("alice", 0.0), ("bob", 0.0)], ""),
+        (&[("alice", 0.0), ("bob", 0.0)], "elsewhere"),
+        (&[("bob", 0.0)], "party-1"),
+    ] {
+        let id = ask_submit(&mut alice, "teams", 1, players, 0, room);
+        assert_eq!(
+            status(alice.response_among(id).await),
+            Err(ErrorCode::NotPermitted),
+            "{players:?} in {room:?}"
+        );
+    }
+    // A party that changes keeps its ticket, and whoever is in it may end it.
+    submit(&mut alice, "teams", 1, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    let change = match_request::Kind::Change(v1::ChangeTicket {
+        id: id(1),
+        players: players(&[("alice", 0.0), ("bob", 0.0)]),
+        party: "party-1".into(),
+    });
+    let changed = status(ask(&mut alice, "teams", change).await.map(Some));
+    assert_eq!(changed.unwrap().revision, 1);
+    ask(&mut bob, "teams", cancel(1)).await.unwrap();
+    assert_eq!(ended(&mut alice).await, "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_drawn_into_a_party_who_has_not_joined_its_owners_room_for_that() {
+    let lab = lab_with(|config| config.tickets_per_user_max = 1);
+    let both = [("alice", 0.0), ("mallory", 0.0)];
+    let [mut mallory, _] = lab.members("lobby", ["mallory", "alice"]).await;
+    let request = ask_submit(&mut mallory, "teams", 1, &both, 0, "lobby");
+    let drawn_in = status(mallory.response_among(request).await);
+    assert_eq!(drawn_in, Err(ErrorCode::NotPermitted), "it is no party's");
+    let [mut alice, mut mallory] = lab.members("party-1", ["alice", "mallory"]).await;
+    let request = ask_submit(&mut mallory, "teams", 1, &both, 0, "party-1");
+    let drawn_in = status(mallory.response_among(request).await);
+    assert_eq!(
+        drawn_in,
+        Err(ErrorCode::NotPermitted),
+        "it is another's party"
+    );
+    submit(&mut mallory, "duel", 2, &[("mallory", 0.0)])
+        .await
+        .unwrap();
+    let request = ask_submit(&mut alice, "teams", 3, &both, 0, "party-1");
+    let drawn_in = status(alice.response_among(request).await);
+    assert_eq!(
+        drawn_in,
+        Err(ErrorCode::Limit),
+        "who has as many tickets as it may"
+    );
+    submit(&mut alice, "teams", 4, &[("alice", 0.0)])
+        .await
+        .unwrap();
+    // Nor by another way.
+    let change = match_request::Kind::Change(v1::ChangeTicket {
+        id: id(4),
+        players: players(&both),
+        party: "party-1".into(),
+    });
+    let drawn_in = ask(&mut alice, "teams", change).await;
+    assert_eq!(drawn_in.map(drop), Err(ErrorCode::Limit));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_first_of_a_party_changes_it() {
     let lab = lab();
     let [mut alice, mut bob] = lab.members("party-1", ["alice", "bob"]).await;

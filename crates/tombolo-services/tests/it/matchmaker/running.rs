@@ -19,6 +19,64 @@ max = 100
 "#;
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_more_users_hears_of_them_over_the_node_to_which_it_has_moved() {
+    let (nodes, _) = cluster::<2>().await;
+    let (mut alice, _bob, first) = running_on(&nodes[0]).await;
+    let opened = ask(&mut alice, "teams", asks_for_more(&first)).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    alice.connection = None;
+    assert!(alice.connect(&nodes[1]).await.unwrap().resumed);
+    // By then nothing is sent after it from where it was.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let renew = match_request::Kind::Renew(v1::RenewBackfill {
+        id: first.id.clone(),
+        lease_ms: 60_000,
+    });
+    let renewed = ask(&mut alice, "teams", renew).await;
+    let Ok(match_response::Result::Backfill(renewed)) = renewed else {
+        panic!("{renewed:?}");
+    };
+    assert_eq!(renewed.generation, 1);
+    let mut carol = seeker(&nodes[0], "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    found(&mut carol).await;
+    assert_eq!(grown(&mut alice).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_match_is_filled_up_and_newcomers_get_a_seat_in_its_room() {
+    let (mut alice, mut bob, first, lab) = running().await;
+
+    let open = asks_for_more(&first);
+    assert_eq!(
+        ask(&mut bob, "teams", open.clone()).await,
+        Err(ErrorCode::NotOwner)
+    );
+    let opened = ask(&mut alice, "teams", open.clone()).await;
+    let Ok(match_response::Result::Backfill(opened)) = opened else {
+        panic!("{opened:?}");
+    };
+    assert_eq!(opened.generation, 1);
+    assert_eq!(
+        ask(&mut alice, "teams", open).await,
+        Err(ErrorCode::Conflict),
+        "of a generation that is over"
+    );
+    let mut carol = seeker(&lab, "carol").await;
+    submit(&mut carol, "teams", 3, &[("carol", 0.0)])
+        .await
+        .unwrap();
+    let joins = found(&mut carol).await;
+    assert!(joins.running);
+    assert_eq!(joins.room, first.room);
+    assert_eq!(users(&joins), ["carol"]);
+    assert!(carol.join(&joins.room, JoinMode::Join).await.is_ok());
+    assert_eq!(grown(&mut alice).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whom_a_user_has_blocked_joins_none_of_its_matches_whoever_asks() {
     let lab = lab_with(serve_circle);
     let (mut bob, _alice, running) = playing(&lab).await;
