@@ -148,7 +148,7 @@ impl Seeker {
             skill: 398.0 * spread(67),
             eu: 20.0 + 90.0 * spread(77),
             us: 40.0 + 200.0 * spread(31),
-            is_healer: number % 5 == 0,
+            is_healer: number.is_multiple_of(5),
             mate: (number < PAIRED).then(|| name(number ^ 1)),
             since: Instant::now(),
         }
