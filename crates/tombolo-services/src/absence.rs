@@ -71,16 +71,16 @@ impl Node {
     }
 
     /// A room has it that a session is dropped, or is not, whoever said so: perhaps it was so a while ago or on
-    /// another node. If it is otherwise, the room is told.
+    /// another node. If it is otherwise, the room is told. Whether the session takes part in the room.
     pub(crate) fn on_presence_in(
         self: &Arc<Self>,
         session: &Arc<Session>,
         room: &RoomId,
         presence: Presence,
-    ) {
+    ) -> bool {
         let mut state = session.lock();
         if !state.host_by_room.contains_key(room) {
-            return;
+            return false;
         }
         match presence {
             Presence::Present => state.absence.forget(room),
@@ -89,6 +89,7 @@ impl Node {
         if state.moved.is_none() {
             self.tell_rooms(session, &mut state);
         }
+        true
     }
 
     /// Has the rooms of a session that is over keep its seats, as long as they keep seats, and forget the

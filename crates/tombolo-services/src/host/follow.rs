@@ -158,7 +158,10 @@ impl Host {
             None
         };
         let applied = state.room.apply(&entry);
-        let created = matches!(entry.body, Body::Created { .. });
+        let heard = match matches!(entry.body, Body::Created { .. }) {
+            true => Heard::AsOpened,
+            false => Heard::AsWritten,
+        };
         for event in &applied.events {
             state.is_listing_stale |= super::find::is_public(event);
             if entry.node.as_ref() == Some(node.name()) {
@@ -171,7 +174,7 @@ impl Host {
                 (Event::Returned { user, membership }, Some(before)) => {
                     self.on_went_on(node, state, user, before, membership);
                 }
-                _ => self.on_event(node, state, event, pending.as_ref(), created),
+                _ => self.on_event(node, state, event, pending.as_ref(), heard),
             }
         }
         self.drop_ghosts(node, &applied.events);
@@ -230,7 +233,7 @@ impl Host {
         state: &mut State,
         event: &Event,
         pending: Option<&Pending>,
-        created: bool,
+        heard: Heard<'_>,
     ) {
         // Whoever goes hears of it as an answer, or as an event, but last.
         if let Event::Left {
@@ -260,19 +263,25 @@ impl Host {
             state.count_elsewhere(node.name());
             if membership.node == *node.name() {
                 let pending = pending.filter(|pending| pending.session.id == membership.session);
-                let coming = match (matches!(event, Event::Joined { .. }), created) {
-                    (true, true) => Coming::First,
-                    (true, false) => Coming::New,
+                let is_new = matches!(event, Event::Joined { .. });
+                let coming = match (is_new, heard) {
                     (false, _) => Coming::Back,
+                    (true, Heard::AsOpened) => Coming::First,
+                    (true, Heard::AsWritten | Heard::AsDifference(_)) => Coming::New,
                 };
-                self.on_joined_here(node, state, user, membership, pending, coming);
+                let parting = match heard.had_seat(user) || !is_new {
+                    true => Parting::Drops,
+                    false => NEVER_CAME,
+                };
+                let come = (coming, parting);
+                self.on_joined_here(node, state, user, membership, pending, come);
             } else {
                 self.on_gone_elsewhere(node, state, user);
             }
         }
     }
 
-    /// One of this node's sessions has become a member, if it is still about.
+    /// One of this node's sessions has become a member, if it is still about; if not, it parts.
     fn on_joined_here(
         self: &Arc<Self>,
         node: &Arc<Node>,
@@ -280,7 +289,7 @@ impl Host {
         user: &UserId,
         membership: &Membership,
         pending: Option<&Pending>,
-        coming: Coming,
+        (coming, parting): (Coming, Parting),
     ) {
         // Two may have joined at the same time; the log says who was first.
         if let Some(pending) = pending
@@ -288,7 +297,7 @@ impl Host {
         {
             let reject = requests::key_taken();
             requests::fail(node, &pending.session, pending.request, reject);
-            return self.part_with(node, state, user, membership, NEVER_CAME);
+            return self.part_with(node, state, user, membership, parting);
         }
         let waits = pending.is_some_and(|pending| {
             let mut session = pending.session.lock();
@@ -302,10 +311,6 @@ impl Host {
         });
         let Some(pending) = pending.filter(|_| waits) else {
             if !self.on_come_here(node, state, user, membership) {
-                let parting = match coming {
-                    Coming::Back => Parting::Drops,
-                    Coming::First | Coming::New => NEVER_CAME,
-                };
                 self.part_with(node, state, user, membership, parting);
             }
             return;
@@ -331,10 +336,14 @@ impl Host {
         };
         let membership = member.membership();
         match state.session(user) {
-            Some(session) if session.id == membership.session => {
-                node.on_presence_in(session, &self.room, member.presence());
-            }
-            None if membership.node == *node.name() => {
+            Some(session)
+                if session.id == membership.session
+                    && node.on_presence_in(session, &self.room, member.presence()) => {}
+            // It is over, or is being forgotten.
+            found
+                if membership.node == *node.name()
+                    && found.is_none_or(|session| session.id == membership.session) =>
+            {
                 self.part_with(node, state, user, membership, Parting::Drops);
             }
             Some(_) | None => {}
@@ -441,7 +450,8 @@ impl Host {
                 })
                 .map(|(operation, _)| *operation);
             let asked = operation.and_then(|operation| pending.remove(&operation));
-            self.on_event(node, state, &event, asked.as_ref(), false);
+            let heard = Heard::AsDifference(&old);
+            self.on_event(node, state, &event, asked.as_ref(), heard);
             if let Some(asked) = asked {
                 let _ = asked.outcome.send(Outcome::Done);
             }
@@ -560,6 +570,27 @@ impl Host {
                 tracing::debug!(room = %host.room, %error, "no snapshot");
             }
         });
+    }
+}
+
+/// How something that happened in a room is known.
+#[derive(Clone, Copy)]
+enum Heard<'a> {
+    /// By the entry that opened the room.
+    AsOpened,
+    /// By another entry.
+    AsWritten,
+    /// By what the room is now and was before.
+    AsDifference(&'a Room),
+}
+
+impl Heard<'_> {
+    /// Whether a member that has come is known to have had its seat before.
+    fn had_seat(self, user: &UserId) -> bool {
+        match self {
+            Self::AsOpened | Self::AsWritten => false,
+            Self::AsDifference(before) => before.member(user).is_some(),
+        }
     }
 }
 

@@ -226,6 +226,16 @@ async fn append_late_return(local: &Local, user: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_and_is_gone_before_that_is_read_still_has_its_seat() {
+    come_back_unread(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_and_is_gone_before_the_log_is_read_anew_still_has_its_seat() {
+    come_back_unread(true).await;
+}
+
+/// Bob, whose seat is kept, comes back and is gone while his node reads nothing; then it reads what there is, or all anew.
+async fn come_back_unread(is_read_anew: bool) {
     let (nodes, _) = cluster::<1>().await;
     let users = [("alice", 0), ("bob", 0)];
     let [mut alice, bob] = seated(&nodes, Duration::from_secs(600), users).await;
@@ -239,9 +249,14 @@ async fn who_comes_back_and_is_gone_before_that_is_read_still_has_its_seat() {
     again.connection = None;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(sessions(&nodes[0].lab.services), 1);
+    nodes[0].wire.is_void.store(is_read_anew, Ordering::Relaxed);
     nodes[0].wire.is_slow.store(false, Ordering::Relaxed);
-    for expected in ["!bob", "?bob"] {
-        assert_eq!(alice.next_event().await, expected);
+    let expected: &[&str] = match is_read_anew {
+        true => &["-bob disconnected", "+bob", "?bob"],
+        false => &["!bob", "?bob"],
+    };
+    for expected in expected {
+        assert_eq!(alice.next_event().await, *expected);
     }
     tokio::time::sleep(Duration::from_secs(300)).await;
     alice.is_quiet().await;
