@@ -1127,7 +1127,7 @@ pub struct MatchFound {
     /// Where it is best played; empty when the pool does not say.
     #[prost(string, tag = "4")]
     pub region: ::prost::alloc::string::String,
-    /// Who reaches most others, though that may be nobody; empty when a match that runs has no host.
+    /// Who reaches most others, or who hosts it if it runs; empty when nobody does.
     #[prost(string, tag = "5")]
     pub host: ::prost::alloc::string::String,
     /// From 0 to 1000.

@@ -24,7 +24,7 @@ pub struct Match {
     pub teams: Vec<MatchTeam>,
     /// Where it is best played, or is played if it runs; `None` when the pool does not say.
     pub region: Option<Name>,
-    /// Who reaches most others, though that may be nobody, or who hosts it if it runs; `None` when nobody does.
+    /// Who reaches most others, or who hosts it if it runs; `None` when nobody does.
     pub host: Option<UserId>,
     /// How good it is by the pool's rules, from 0 to 1000.
     pub quality: u32,

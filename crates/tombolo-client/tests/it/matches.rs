@@ -157,8 +157,9 @@ async fn who_joins_a_running_match_of_too_many_users_links_with_its_host() {
     let node = node().await;
     let (alice, bob) = (device(&node, "alice").await, device(&node, "bob").await);
     let found = async |device: &Device| {
-        let ticket = device.matchmaker().ticket("teams").submit().await.unwrap();
-        ticket.found().await.unwrap()
+        // Where nobody reaches anybody there is no host.
+        let ticket = device.matchmaker().ticket("teams").reach(Reach::Open);
+        ticket.submit().await.unwrap().found().await.unwrap()
     };
     let (for_alice, for_bob) = tokio::join!(soon(found(&alice)), soon(found(&bob)));
     soon(joined(&for_alice.room, "bob")).await;
