@@ -636,7 +636,7 @@ impl World {
             } => self.splice(client, connection, owner, &reply),
             // Every user here is known to the configuration.
             Command::Authenticate { username, .. } => panic!("asked about {username:?}"),
-            Command::Redirect { .. } | Command::TellGone { .. } => panic!("there is one shard"),
+            Command::Redirect { .. } => panic!("there is one shard"),
         }
     }
 

@@ -13,11 +13,11 @@ use std::{
 use tokio::{
     net::TcpStream,
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
 };
 use tombolo_turn::server::{
     AuthError, AuthId, Bandwidth, ConnectError, ConnectionId, Credential, FiveTuple, PeerAddr,
-    PeerError, RelayAddr, Server, Spliced,
+    PeerError, RelayAddr, Server, ShardIndex, Spliced,
 };
 
 use crate::{
@@ -51,14 +51,15 @@ pub(crate) enum Control {
 pub(crate) enum FromStream {
     Opened(FiveTuple, Connection),
     Frame(FiveTuple, Vec<u8>),
-    /// Another shard has got it of a client that is not its own.
-    PassedOn(PassedOn),
     /// The client sends nothing more, and waits for answers at most. With what tells the connection from a
     /// later one of the same addresses, as below.
     Finished(FiveTuple, Arc<ConnectionState>),
     Closed(FiveTuple, Arc<ConnectionState>),
-    /// Another shard says so, by which the connection's frames came.
-    Gone(FiveTuple),
+    /// The same from the shard by which the connection's frames came.
+    Gone(FiveTuple, Arc<ConnectionState>),
+    HandedOver(HandedOver),
+    Behind(Behind),
+    PassedOn(PassedOn),
     /// Packets from another shard's allocations to this one's.
     Parcel(Parcel),
     /// A peer has connected to a relayed address.
@@ -71,11 +72,36 @@ pub(crate) enum FromStream {
     Connected(ConnectionId, Result<TcpStream, ConnectError>),
 }
 
-/// A packet of a client that one shard gives to another.
+/// A connection that one shard gives to another, with the frame that asked for it: one is not lost without
+/// the other.
+pub(crate) struct HandedOver {
+    pub(crate) client: FiveTuple,
+    pub(crate) connection: Connection,
+    /// The shard that gets what comes by it.
+    pub(crate) entry: ShardIndex,
+    /// The shard that the frame names. If another one hands the connection over, it does so by the entry.
+    pub(crate) to: ShardIndex,
+    pub(crate) packet: Vec<u8>,
+}
+
+/// What came by a connection that was handed over.
+pub(crate) struct Behind {
+    pub(crate) client: FiveTuple,
+    pub(crate) state: Arc<ConnectionState>,
+    /// The shard that it came to.
+    pub(crate) entry: ShardIndex,
+    pub(crate) what: FromClient,
+}
+
+pub(crate) enum FromClient {
+    Frame(Vec<u8>),
+    /// Nothing more comes.
+    Finished,
+}
+
+/// A datagram that one shard gives to another, of a client that is not its own.
 pub(crate) struct PassedOn {
     pub(crate) client: FiveTuple,
-    /// Of the client, where it is handed over with the packet: one is not lost without the other.
-    pub(crate) connection: Option<Connection>,
     pub(crate) packet: Vec<u8>,
     /// How many shards more may pass it on.
     pub(crate) hops_left: u8,
@@ -246,7 +272,8 @@ impl Drop for Enrolled {
     }
 }
 
-/// The shard's end of a stream connection: a bounded queue of frames to be written.
+/// The shard's end of a stream connection: a bounded queue of frames to be written. Whoever drops it ends
+/// the connection, once these are.
 pub(crate) struct Connection {
     queue: mpsc::Sender<ToStream>,
     state: Arc<ConnectionState>,
@@ -287,6 +314,10 @@ pub(crate) struct ConnectionState {
     queue_bytes: AtomicUsize,
     /// Whether the client has an allocation, and so a reason to be silent.
     is_allocated: AtomicBool,
+    /// Whether no shard has the connection any more, or it was cut.
+    is_over: AtomicBool,
+    /// Notified when it was.
+    cut: Notify,
 }
 
 impl ConnectionState {
@@ -296,6 +327,18 @@ impl ConnectionState {
 
     pub(crate) fn set_allocated(&self, is_allocated: bool) {
         self.is_allocated.store(is_allocated, Ordering::Relaxed);
+    }
+
+    /// Whether the connection ends.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection, whoever has it, behind what is queued; `false` if it ends already.
+    pub(crate) fn cut(&self) -> bool {
+        let was_over = self.is_over.swap(true, Ordering::Relaxed);
+        self.cut.notify_one();
+        !was_over
     }
 }
 
@@ -410,12 +453,22 @@ impl Connection {
         Arc::clone(meters)
     }
 
+    pub(crate) fn state(&self) -> Arc<ConnectionState> {
+        Arc::clone(&self.state)
+    }
+
     pub(crate) fn is(&self, state: &Arc<ConnectionState>) -> bool {
         Arc::ptr_eq(&self.state, state)
     }
 
     pub(crate) fn set_allocated(&self, is_allocated: bool) {
         self.state.set_allocated(is_allocated);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -431,7 +484,15 @@ impl ConnectionQueue {
         if let Some(join) = self.join.take() {
             return Batch::Join(Box::new(join));
         }
-        let frame = match self.queue.recv().await {
+        let next = tokio::select! {
+            biased;
+            () = self.state.cut.notified() => {
+                self.queue.close();
+                self.queue.recv().await
+            }
+            next = self.queue.recv() => next,
+        };
+        let frame = match next {
             Some(ToStream::Frame(frame)) => frame,
             Some(ToStream::Join(join)) => return Batch::Join(Box::new(join)),
             None => return Batch::Over,
@@ -512,7 +573,10 @@ mod tests {
         let (link, mut inbox) = shard();
         let (connection, _queue) = Connection::new();
         let enrolled = link.enrol(client(), connection).await;
-        while link.pass_on(FromStream::Gone(client())).is_ok() {}
+        while link
+            .pass_on(FromStream::Gone(client(), Arc::default()))
+            .is_ok()
+        {}
         drop(enrolled);
         for _ in 0..FRAMES_MAX {
             inbox.frames.recv().await;

@@ -228,7 +228,7 @@ const SHARD_FAMILIES: &[Family] = &[
     ("tombolo_relay_handed_over_dropped_packets", Counter, "Packets to allocations of other shards, dropped because these had too much to do, and to relayed addresses that nobody has.", |s| s.io.handed_over_dropped),
     ("tombolo_relay_passed_on_packets", Counter, "Packets of clients whose allocation is on another shard, given to that one.", |s| s.io.passed_on),
     ("tombolo_relay_passed_on_dropped_packets", Counter, "Such packets that the other shard had no room for.", |s| s.io.passed_on_dropped),
-    ("tombolo_relay_passed_on_closed_connections", Counter, "Connections over TCP and TLS closed since one of these was a request, which nobody repeats.", |s| s.io.passed_on_closed),
+    ("tombolo_relay_passed_on_closed_connections", Counter, "Connections over TCP and TLS closed since some of these were requests, which nobody repeats.", |s| s.io.passed_on_closed),
     ("tombolo_relay_stream_frames", Counter, "Frames from clients over TCP and TLS.", |s| s.io.stream_frames),
     ("tombolo_relay_stream_frames_dropped", Counter, "Frames dropped because a client over TCP or TLS reads too slowly.", |s| s.io.stream_frames_dropped),
     ("tombolo_relay_ports", Gauge, "Relay ports bound.", |s| s.io.relay_ports),

@@ -5,6 +5,7 @@
 //! (collects until the batch is done) → [`Sender`] (one system call for each socket). The payload stays
 //! where the kernel wrote it.
 
+mod connections;
 mod elsewhere;
 mod errors;
 mod finish;
@@ -21,16 +22,16 @@ mod token;
 mod too_long;
 
 use std::{
-    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{Arc, mpsc::TryRecvError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tombolo_turn::server::{FiveTuple, Server, ShardIndex, Transmit};
+use tombolo_turn::server::{Server, ShardIndex, Transmit};
 
 use self::{
+    connections::Connections,
     outbox::Outbox,
     parcels::Parcels,
     relays::RelaySide,
@@ -41,7 +42,7 @@ pub(crate) use self::{parcels::Parcel, peers::Peers};
 use crate::{
     IoStats, ShardStats,
     hook::HookLink,
-    link::{Connection, ConnectionState, Control, FromStream, ShardInbox, ShardLink},
+    link::{Behind, Control, FromStream, ShardInbox, ShardLink},
     owners::PortOwners,
     repeated::Repeated,
     socket::{Alarm, Poller, SLOTS, Sender, Slots, UdpSocket},
@@ -68,9 +69,9 @@ pub(crate) struct Shard {
     /// Indexed by the number in [`SocketId::Server`].
     servers: Vec<ServerSocket>,
     relays: RelaySide,
-    connections: HashMap<FiveTuple, Connection>,
+    connections: Connections,
     /// Of whose connections nothing more comes. No more than there are connections.
-    finished: Vec<(FiveTuple, Arc<ConnectionState>)>,
+    finished: Vec<Behind>,
     /// All shards of the node, this one too; indexed by `ShardIndex`.
     siblings: Arc<[ShardLink]>,
     parcels: Parcels,
@@ -162,7 +163,7 @@ impl Shard {
             clock_due: Instant::now() + CLOCK_INTERVAL,
             servers,
             relays,
-            connections: HashMap::new(),
+            connections: Connections::default(),
             finished: Vec::new(),
             siblings,
             parcels,
@@ -285,37 +286,31 @@ impl Shard {
 
     fn handle_frames(&mut self, now: Instant) -> Next {
         for _ in 0..FRAMES_PER_TURN {
+            // What one frame asks for may decide where the next one goes.
+            if !self.core.is_drained() {
+                self.drain_core(now);
+            }
             match self.inbox.frames.try_recv() {
-                Ok(FromStream::Opened(tuple, connection)) => {
-                    // Whoever had these addresses before has gone, be it to another shard.
-                    self.core.handle_client_gone(now, tuple);
-                    self.connections.insert(tuple, connection);
+                Ok(FromStream::Opened(client, connection)) => {
+                    self.handle_opened(now, client, connection);
                 }
-                Ok(FromStream::Frame(tuple, frame)) => {
+                Ok(FromStream::Frame(client, frame)) => {
                     self.io.stream_frames += 1;
-                    if let Some(forward) = self.core.handle_client(now, tuple, &frame) {
-                        self.forward_frame(now, forward, &frame);
-                    } else {
-                        self.log_refusal(tuple.client);
-                    }
+                    self.handle_from_client(now, client, frame);
                 }
+                Ok(FromStream::Finished(client, state)) => self.handle_finished(now, client, state),
+                Ok(FromStream::Closed(client, state) | FromStream::Gone(client, state)) => {
+                    self.handle_closed(now, client, &state);
+                }
+                Ok(FromStream::HandedOver(handed_over)) => {
+                    self.handle_handed_over(now, handed_over);
+                }
+                Ok(FromStream::Behind(behind)) => self.handle_behind(now, behind),
                 Ok(FromStream::PassedOn(passed_on)) => self.handle_passed_on(now, passed_on),
-                Ok(FromStream::Finished(tuple, state)) => self.finished.push((tuple, state)),
-                Ok(FromStream::Closed(tuple, state)) => {
-                    let successor = self.connections.get(&tuple).filter(|next| !next.is(&state));
-                    if successor.is_none() {
-                        self.connections.remove(&tuple);
-                        self.core.handle_client_gone(now, tuple);
-                    }
-                }
                 Ok(FromStream::PeerError(at, peer, error)) => {
                     self.core.handle_peer_error(now, at, peer, error);
                 }
                 Ok(FromStream::Parcel(parcel)) => self.open_parcel(now, parcel),
-                Ok(FromStream::Gone(tuple)) => {
-                    self.connections.remove(&tuple);
-                    self.core.handle_client_gone(now, tuple);
-                }
                 Ok(FromStream::Accepted(at, from, stream)) => {
                     self.on_peer_accepted(now, at, from, stream);
                 }

@@ -68,7 +68,7 @@ pub struct IoStats {
     pub passed_on: u64,
     /// Such packets that the other shard had no room for.
     pub passed_on_dropped: u64,
-    /// Stream connections that were closed since one of these was a request, which nobody repeats.
+    /// Stream connections that were closed since some of these were requests, which nobody repeats.
     pub passed_on_closed: u64,
     /// Frames from stream connections.
     pub stream_frames: u64,

@@ -174,7 +174,7 @@ impl RelayHost {
             | Command::ClosePeer { .. }
             | Command::Splice { .. } => {}
             // There is one shard.
-            Command::Redirect { .. } | Command::TellGone { .. } => {}
+            Command::Redirect { .. } => {}
         }
     }
 }

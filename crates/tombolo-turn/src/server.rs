@@ -211,8 +211,8 @@ impl Server {
         })
     }
 
-    /// Handles one datagram or frame of a client that another shard has passed on, for good: the client
-    /// is at home here, whatever this shard knew of it. So no packet goes round between shards.
+    /// Handles one datagram of a client that another shard has passed on, for good: the client is at home
+    /// here, whatever this shard knew of it. So no packet goes round between shards.
     #[must_use]
     pub fn handle_passed_on(
         &mut self,
@@ -326,21 +326,12 @@ impl Server {
         self.on_spliced(owner, spliced);
     }
 
-    /// Ends what belongs to a client whose connection is closed.
+    /// Ends what belongs to a client whose connection is closed, or is another shard's from now on.
     pub fn handle_client_gone(&mut self, now: Instant, from: FiveTuple) {
         self.authority.hook.forget(from);
         self.cancel_pending(from);
         self.on_data_client_gone(from);
-        self.on_stray_gone(from);
         self.on_client_gone(now, from);
-    }
-
-    /// Takes in a client whose stream connection another shard hands over. It is at home here from now on;
-    /// what belonged to whoever had its address before ends.
-    pub fn handle_handed_over(&mut self, now: Instant, from: FiveTuple) {
-        // The shard that it was redirected to is the one that hands it back.
-        self.strays.remove(&from);
-        self.handle_client_gone(now, from);
     }
 
     /// Installs or refreshes a permission for `peer` on every allocation of `user`, as an

@@ -1,98 +1,258 @@
 //! Clients whose packets come here though their allocation is on another shard.
+//!
+//! Of datagrams the core knows whose are another shard's. A connection is handed over, and its entry, the
+//! shard that gets what comes by it, gives that to the one that has it. A shard that is to hand over one
+//! that came by another entry gives it back to there, with what follows it: so only the entry knows where
+//! it is, and knows it until the connection ends.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use tombolo_turn::server::{FiveTuple, Forward, ShardIndex};
+use tombolo_turn::server::{FiveTuple, Forward, ShardIndex, Transport};
 
-use super::Shard;
-use crate::link::{FromStream, Loss, PassedOn};
+use super::{
+    Shard,
+    connections::{Away, Here, Place},
+};
+use crate::link::{
+    Behind, Connection, ConnectionState, FromClient, FromStream, HandedOver, Loss, PassedOn,
+};
 
 impl Shard {
-    /// Hands a client over: its stream connection, where it has one, and the packet in hand.
-    pub(super) fn redirect(&mut self, shard: ShardIndex, client: FiveTuple, packet: Vec<u8>) {
-        let passed_on = PassedOn {
-            client,
-            connection: self.connections.remove(&client),
-            packet,
+    /// Hands a client over: its connection, where it has one, and the packet in hand.
+    pub(super) fn redirect(
+        &mut self,
+        now: Instant,
+        to: ShardIndex,
+        client: FiveTuple,
+        packet: Vec<u8>,
+    ) {
+        if client.transport == Transport::Udp {
             // The packet itself names that shard.
-            hops_left: 0,
+            return self.pass_on(to, client, packet, 0);
+        }
+        // What it is owed until now has to find it.
+        self.send_replies();
+        self.core.handle_client_gone(now, client);
+        let Some(Here { connection, entry }) = self.connections.remove(&client) else {
+            return;
         };
-        self.pass_on(shard, passed_on);
+        let handed_over = HandedOver {
+            client,
+            connection,
+            entry,
+            to,
+            packet,
+        };
+        if entry == self.relays.shard() {
+            self.hand_on(handed_over);
+        } else {
+            self.hand_over(entry, handed_over);
+        }
     }
 
-    /// Gives another shard a packet of a client that was handed over to it.
+    /// Hands a connection to the shard that it is for, and notes that it is there: this is its entry.
+    fn hand_on(&mut self, handed_over: HandedOver) {
+        let away = Away {
+            shard: handed_over.to,
+            state: handed_over.connection.state(),
+        };
+        self.connections.set(handed_over.client, Place::Away(away));
+        self.hand_over(handed_over.to, handed_over);
+    }
+
+    /// Gives another shard a connection. One that it has no room for ends, since nobody holds its queue any
+    /// more.
+    fn hand_over(&mut self, shard: ShardIndex, handed_over: HandedOver) {
+        let is_stream = handed_over.client.transport.is_stream();
+        if !self.give(shard, FromStream::HandedOver(handed_over)) && is_stream {
+            self.io.passed_on_closed += 1;
+        }
+    }
+
+    /// Takes a connection that another shard hands over, or back, to be handed on.
+    pub(super) fn handle_handed_over(&mut self, now: Instant, handed_over: HandedOver) {
+        let own = self.relays.shard();
+        let client = handed_over.client;
+        let state = handed_over.connection.state();
+        let place = self.connections.place(&client);
+        if handed_over.entry == own && !place.is_some_and(|place| place.is_of(&state)) {
+            // It has ended meanwhile.
+            return;
+        }
+        if handed_over.to != own {
+            return self.hand_on(handed_over);
+        }
+        let HandedOver {
+            connection,
+            entry,
+            packet,
+            ..
+        } = handed_over;
+        self.take_in(now, client, Here { connection, entry });
+        self.handle_frame(now, client, &packet);
+    }
+
+    /// Takes in a connection. Whoever had its addresses before has gone, be it to another shard.
+    fn take_in(&mut self, now: Instant, client: FiveTuple, here: Here) {
+        let state = here.connection.state();
+        self.core.handle_client_gone(now, client);
+        let before = self.connections.set(client, Place::Here(here));
+        if let Some(before) = before.filter(|before| !before.is_of(&state)) {
+            self.tell_gone(client, before);
+        }
+    }
+
+    pub(super) fn handle_opened(
+        &mut self,
+        now: Instant,
+        client: FiveTuple,
+        connection: Connection,
+    ) {
+        let entry = self.relays.shard();
+        self.take_in(now, client, Here { connection, entry });
+    }
+
+    /// Ends what belongs to a client whose connection has ended, unless it has another one.
+    pub(super) fn handle_closed(
+        &mut self,
+        now: Instant,
+        client: FiveTuple,
+        state: &Arc<ConnectionState>,
+    ) {
+        let place = self.connections.place(&client);
+        if place.is_some_and(|place| !place.is_of(state)) {
+            return;
+        }
+        let place = self.connections.forget(&client);
+        self.core.handle_client_gone(now, client);
+        if let Some(place) = place {
+            self.tell_gone(client, place);
+        }
+    }
+
+    /// Tells the shard that has a connection of its end. It is told in any case, later if it has too much to
+    /// do: nobody would tell it again.
+    fn tell_gone(&mut self, client: FiveTuple, place: Place) {
+        if let Place::Away(Away { shard, state }) = place {
+            self.give_surely(shard, FromStream::Gone(client, state));
+        }
+    }
+
+    /// Handles what has come by a connection of which this is the entry.
+    pub(super) fn handle_from_client(&mut self, now: Instant, client: FiveTuple, frame: Vec<u8>) {
+        match self.connections.place(&client) {
+            Some(Place::Here(_)) => self.handle_frame(now, client, &frame),
+            Some(Place::Away(away)) => {
+                let Away { shard, state } = away.clone();
+                let behind = Behind {
+                    client,
+                    state,
+                    entry: self.relays.shard(),
+                    what: FromClient::Frame(frame),
+                };
+                self.give_behind(shard, behind);
+            }
+            // The shard has let go of it, and nobody would get a reply.
+            None => self.io.lost += 1,
+        }
+    }
+
+    fn handle_frame(&mut self, now: Instant, client: FiveTuple, frame: &[u8]) {
+        match self.core.handle_client(now, client, frame) {
+            Some(forward) => self.forward_frame(now, forward, frame),
+            None => self.log_refusal(client.client),
+        }
+    }
+
+    /// Handles what follows a connection that was handed over, be it from its entry or from who has handed
+    /// it back there.
+    pub(super) fn handle_behind(&mut self, now: Instant, behind: Behind) {
+        let place = self.connections.place(&behind.client);
+        match place.filter(|place| place.is_of(&behind.state)) {
+            Some(Place::Here(_)) => match behind.what {
+                FromClient::Frame(frame) => self.handle_frame(now, behind.client, &frame),
+                FromClient::Finished => self.finished.push(behind),
+            },
+            Some(Place::Away(away)) => {
+                let shard = away.shard;
+                self.give_behind(shard, behind);
+            }
+            None if behind.entry == self.relays.shard() => {}
+            // It has been handed back, and is there before this.
+            None => self.give_behind(behind.entry, behind),
+        }
+    }
+
+    /// Gives another shard what follows a connection. It may be lost like a datagram when that one has too
+    /// much to do; but over a stream nobody repeats a request, so the client is told by the end of its
+    /// connection.
+    fn give_behind(&mut self, shard: ShardIndex, behind: Behind) {
+        if behind.state.is_over() {
+            return;
+        }
+        let FromClient::Frame(frame) = &behind.what else {
+            return self.give_surely(shard, FromStream::Behind(behind));
+        };
+        let is_fatal = behind.client.transport.is_stream() && Loss::of(frame) == Loss::Fatal;
+        let state = Arc::clone(&behind.state);
+        if !self.give(shard, FromStream::Behind(behind)) && is_fatal && state.cut() {
+            self.io.passed_on_closed += 1;
+        }
+    }
+
+    /// Gives another shard a datagram of a client that was handed over to it.
     pub(super) fn pass_packet_on(&mut self, shard: ShardIndex, client: FiveTuple, packet: Vec<u8>) {
         // This shard and that one are no stations on the way between others.
         let others = self.siblings.len().saturating_sub(2);
-        let passed_on = PassedOn {
-            client,
-            connection: None,
-            packet,
-            hops_left: u8::try_from(others).unwrap_or(u8::MAX),
-        };
-        self.pass_on(shard, passed_on);
+        let hops_left = u8::try_from(others).unwrap_or(u8::MAX);
+        self.pass_on(shard, client, packet, hops_left);
     }
 
-    /// Handles a packet from another shard. A client that was handed over again and again has packets
+    /// Handles a datagram from another shard. A client that was handed over again and again has datagrams
     /// go from shard to shard, but none of them comes to one twice.
     pub(super) fn handle_passed_on(&mut self, now: Instant, passed_on: PassedOn) {
         let PassedOn {
             client,
-            connection,
             packet,
             hops_left,
         } = passed_on;
-        if let Some(connection) = connection {
-            self.core.handle_handed_over(now, client);
-            self.connections.insert(client, connection);
-        }
         let forward = match hops_left {
             0 => self.core.handle_passed_on(now, client, &packet),
             _ => self.core.handle_client(now, client, &packet),
         };
         match forward {
             Some(Forward::ToShard { shard, client }) => {
-                let passed_on = PassedOn {
-                    client,
-                    connection: None,
-                    packet,
-                    hops_left: hops_left.saturating_sub(1),
-                };
-                self.pass_on(shard, passed_on);
+                self.pass_on(shard, client, packet, hops_left.saturating_sub(1));
             }
             Some(forward) => self.forward_frame(now, forward, &packet),
             None => self.log_refusal(client.client),
         }
     }
 
-    /// Tells another shard something about a client's connection, later if it has too much to do: nobody
-    /// would tell it again.
-    pub(super) fn tell(&mut self, shard: ShardIndex, what: FromStream) {
-        let Some(link) = self.siblings.get(usize::from(shard.0)) else {
-            return;
+    fn pass_on(&mut self, shard: ShardIndex, client: FiveTuple, packet: Vec<u8>, hops_left: u8) {
+        let passed_on = PassedOn {
+            client,
+            packet,
+            hops_left,
         };
-        self.io.passed_on += 1;
-        link.pass_on_surely(what, Some(self.peers.streams()));
+        self.give(shard, FromStream::PassedOn(passed_on));
     }
 
-    /// Gives another shard a packet. It may be lost like a datagram when that one has too much to do; but
-    /// over a stream nobody repeats a request, so the client is told by the end of its connection.
-    fn pass_on(&mut self, shard: ShardIndex, passed_on: PassedOn) {
-        let client = passed_on.client;
-        let is_fatal = client.transport.is_stream() && Loss::of(&passed_on.packet) == Loss::Fatal;
-        let has_connection = passed_on.connection.is_some();
+    /// Gives another shard a packet; `false` if it has no room for it.
+    fn give(&mut self, shard: ShardIndex, what: FromStream) -> bool {
         let link = self.siblings.get(usize::from(shard.0));
-        if link.is_some_and(|link| link.pass_on(FromStream::PassedOn(passed_on)).is_ok()) {
-            self.io.passed_on += 1;
-            return;
+        let is_given = link.is_some_and(|link| link.pass_on(what).is_ok());
+        match is_given {
+            true => self.io.passed_on += 1,
+            false => self.io.passed_on_dropped += 1,
         }
-        self.io.passed_on_dropped += 1;
-        if is_fatal {
-            self.io.passed_on_closed += 1;
-            // One that was to be handed over ends since nobody holds its queue any more.
-            if !has_connection {
-                self.tell(shard, FromStream::Gone(client));
-            }
+        is_given
+    }
+
+    /// Gives another shard what comes once for a connection, later if it has too much to do.
+    fn give_surely(&self, shard: ShardIndex, what: FromStream) {
+        if let Some(link) = self.siblings.get(usize::from(shard.0)) {
+            link.pass_on_surely(what, Some(self.peers.streams()));
         }
     }
 }
@@ -117,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Relay, RelayConfig,
+        IoStats, Relay, RelayConfig,
         link::{Batch, Connection, ConnectionQueue, Control, ShardLink},
     };
 
@@ -126,11 +286,16 @@ mod tests {
         let relay = relay();
         let mut client = Client::passed_on(&relay);
         let busy = Busy::new(&relay.shards[1].link);
+        let before = io(&relay).stream_frames;
         client.send(&CHANNEL_DATA);
-        client.send(&client.request());
-        wait_until(|| dropped(&relay) == 2);
-        drop(busy);
+        for _ in 0..3 {
+            client.send(&client.request(1));
+        }
+        wait_until(|| io(&relay).stream_frames == before + 4);
         assert_eq!(client.next(), None);
+        let io = io(&relay);
+        assert_eq!((io.passed_on_dropped, io.passed_on_closed), (2, 1));
+        drop(busy);
     }
 
     #[test]
@@ -139,10 +304,10 @@ mod tests {
         let mut client = Client::passed_on(&relay);
         let busy = Busy::new(&relay.shards[1].link);
         client.send(&CHANNEL_DATA);
-        wait_until(|| dropped(&relay) == 1);
+        wait_until(|| io(&relay).passed_on_dropped == 1);
         drop(busy);
         client.wait_for_room(&relay.shards[1].link);
-        client.send(&client.request());
+        client.send(&client.request(1));
         client.assert_refused();
     }
 
@@ -151,9 +316,58 @@ mod tests {
         let relay = relay();
         let mut client = Client::challenged(&relay);
         let busy = Busy::new(&relay.shards[1].link);
-        client.send(&client.request());
+        client.send(&client.request(1));
         assert_eq!(client.next(), None);
         drop(busy);
+    }
+
+    #[test]
+    fn requests_of_a_stream_client_that_follow_each_other_are_answered_wherever_they_are_for() {
+        let relay = relay();
+        let mut client = Client::challenged(&relay);
+        let held = Busy::held(&relay.shards[0].link);
+        let shards = [1, 1, 0, 0, 1, 0, 1, 1];
+        for shard in shards {
+            client.send(&client.request(shard));
+        }
+        drop(held);
+        for _ in shards {
+            client.assert_refused();
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_connection_that_was_handed_back() {
+        let relay = relay();
+        let mut client = Client::challenged(&relay);
+        for shard in [1, 0, 1, 0] {
+            client.send(&client.request(shard));
+            client.assert_refused();
+        }
+        client.tell(FromStream::Closed(tuple(1), client.queue.state()));
+        for shard in &relay.shards {
+            wait_until(|| is_idle(&shard.link));
+        }
+    }
+
+    /// A connection of the same addresses has come to another shard meanwhile.
+    #[test]
+    fn the_end_of_a_connection_leaves_a_later_one_of_its_addresses_alone() {
+        let relay = relay();
+        let client = Client::passed_on(&relay);
+        let other = &relay.shards[1].link;
+        let (connection, mut queue) = Connection::new();
+        let opened = FromStream::Opened(tuple(1), connection);
+        assert!(other.pass_on(opened).is_ok(), "there is room");
+        client.tell(FromStream::Closed(tuple(1), client.queue.state()));
+        client.wait_for_room(&relay.shards[0].link);
+        client.wait_for_room(other);
+        let request = FromStream::Frame(tuple(1), client.request(1));
+        assert!(other.pass_on(request).is_ok(), "there is room");
+        let mut reply = Vec::new();
+        let next = async { timeout(PATIENCE, queue.next(&mut reply, 0)).await };
+        let next = client.runtime.block_on(next).expect("something comes");
+        assert!(matches!(next, Batch::Frames { .. }), "it is there");
     }
 
     /// A shard that does nothing until this is dropped, and for which as much waits as may.
@@ -163,6 +377,17 @@ mod tests {
 
     impl Busy {
         fn new(shard: &ShardLink) -> Self {
+            let held = Self::held(shard);
+            let state = Arc::default();
+            while shard
+                .pass_on(FromStream::Gone(tuple(9), Arc::clone(&state)))
+                .is_ok()
+            {}
+            held
+        }
+
+        /// One for which nothing waits yet.
+        fn held(shard: &ShardLink) -> Self {
             let (go_on, waits) = sync_channel::<()>(0);
             let (begun, is_begun) = sync_channel(1);
             shard.control_blocking(Control::Run(Box::new(move |_, _| {
@@ -170,7 +395,6 @@ mod tests {
                 let _ = waits.recv();
             })));
             is_begun.recv().expect("it works");
-            while shard.pass_on(FromStream::Gone(tuple(9))).is_ok() {}
             Self { _go_on: go_on }
         }
     }
@@ -194,7 +418,7 @@ mod tests {
                 nonce: String::new(),
             };
             client.tell(FromStream::Opened(tuple(1), connection));
-            client.send(&client.request());
+            client.send(&client.request(1));
             let challenge = client.next().expect("it is answered");
             let challenge = Message::decode(&challenge).expect("it is well formed");
             let nonce: Nonce<'_> = challenge.required().expect("it is there");
@@ -205,7 +429,7 @@ mod tests {
         /// One that the second shard has answered.
         fn passed_on(relay: &Relay) -> Self {
             let mut client = Self::challenged(relay);
-            client.send(&client.request());
+            client.send(&client.request(1));
             client.assert_refused();
             client
         }
@@ -232,15 +456,15 @@ mod tests {
             self.runtime.block_on(in_time).expect("it is done");
         }
 
-        /// For a port that the second shard has kept, as it says.
-        fn request(&self) -> Vec<u8> {
+        /// For a port that a shard has kept, as it says.
+        fn request(&self, shard: u8) -> Vec<u8> {
             let mut bytes = Vec::new();
             let transaction = TransactionId([1; 12]);
             let class = Class::Request;
             let mut writer = MessageWriter::new(&mut bytes, class, Method::ALLOCATE, transaction);
             writer
                 .attribute(&RequestedTransport::UDP)
-                .attribute(&ReservationToken([7, 7, 7, 7, 7, 7, 7, 1]));
+                .attribute(&ReservationToken([7, 7, 7, 7, 7, 7, 7, shard]));
             if !self.nonce.is_empty() {
                 writer
                     .attribute(&Username::new("alice").expect("it is short"))
@@ -293,13 +517,22 @@ mod tests {
         }
     }
 
-    /// By the first shard.
-    fn dropped(relay: &Relay) -> u64 {
+    /// What the first shard has counted.
+    fn io(relay: &Relay) -> IoStats {
         let (sender, receiver) = sync_channel(1);
         relay.shards[0]
             .link
             .control_blocking(Control::Stats(sender));
-        receiver.recv().expect("it works").io.passed_on_dropped
+        receiver.recv().expect("it works").io
+    }
+
+    /// Whether a shard waits for nothing.
+    fn is_idle(shard: &ShardLink) -> bool {
+        let (sender, receiver) = sync_channel(1);
+        shard.control_blocking(Control::Run(Box::new(move |core, _| {
+            let _ = sender.send(core.poll_timeout().is_none());
+        })));
+        receiver.recv().expect("it works")
     }
 
     #[track_caller]

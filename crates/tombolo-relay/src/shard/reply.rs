@@ -18,7 +18,7 @@ use super::{
     token::SocketId,
 };
 use crate::{
-    link::{FromStream, Loss, Queued},
+    link::{Loss, Queued},
     socket::{Outgoing, SLOTS},
 };
 
@@ -32,9 +32,17 @@ impl Shard {
             while let Some(event) = self.core.poll_event() {
                 self.note(&event);
             }
-            let Some(reply) = self.core.poll_transmit() else {
-                break;
-            };
+            if !self.send_replies() {
+                return;
+            }
+        }
+    }
+
+    /// Sends the replies that wait; `false` if there are none.
+    pub(super) fn send_replies(&mut self) -> bool {
+        let mut is_any = false;
+        while let Some(reply) = self.core.poll_transmit() {
+            is_any = true;
             match reply.to.transport {
                 Transport::Udp => self.replies.push(reply),
                 Transport::Tcp | Transport::Tls | Transport::Dtls => {
@@ -47,6 +55,7 @@ impl Shard {
             }
         }
         self.flush_replies();
+        is_any
     }
 
     fn execute(&mut self, now: Instant, command: Command) {
@@ -99,8 +108,7 @@ impl Shard {
                 shard,
                 client,
                 bytes,
-            } => self.redirect(shard, client, bytes),
-            Command::TellGone { shard, client } => self.tell(shard, FromStream::Gone(client)),
+            } => self.redirect(now, shard, client, bytes),
         }
     }
 

@@ -30,7 +30,7 @@ pub enum Forward {
         /// How many zero bytes follow the payload, 0 to 3.
         padding: usize,
     },
-    /// Give the whole packet to another shard's [`Server::handle_client`](super::Server::handle_client);
+    /// Give the whole datagram to another shard's [`Server::handle_client`](super::Server::handle_client);
     /// or, when no shard is left that it may not have come through, to its
     /// [`Server::handle_passed_on`](super::Server::handle_passed_on).
     ToShard {

@@ -64,9 +64,11 @@ pub enum Command {
         /// Which one.
         connection: ConnectionId,
     },
-    /// Give a client's packet to another shard's
-    /// [`Server::handle_passed_on`](super::Server::handle_passed_on), and over a stream the connection
-    /// before ([`Server::handle_handed_over`](super::Server::handle_handed_over)). Its further packets come back as [`Forward::ToShard`](super::Forward::ToShard).
+    /// Give a client's packet to another shard. A datagram goes to its
+    /// [`Server::handle_passed_on`](super::Server::handle_passed_on), and further ones come back as
+    /// [`Forward::ToShard`](super::Forward::ToShard). With the frame of a connection this goes over too: the
+    /// client [is gone](super::Server::handle_client_gone) from here, and all that comes by the connection
+    /// from now on is for the other shard's [`Server::handle_client`](super::Server::handle_client).
     Redirect {
         /// Which shard.
         shard: ShardIndex,
@@ -74,15 +76,6 @@ pub enum Command {
         client: FiveTuple,
         /// The packet.
         bytes: Vec<u8>,
-    },
-    /// Tell another shard by
-    /// [`Server::handle_client_gone`](super::Server::handle_client_gone) that the connection of a
-    /// client is closed, which was redirected to it.
-    TellGone {
-        /// Which shard.
-        shard: ShardIndex,
-        /// Who is gone.
-        client: FiveTuple,
     },
     /// Write `reply` to the client's stream connection, and from then on pass all bytes between it
     /// and the connection to the peer, those included that came before. The core hears of the

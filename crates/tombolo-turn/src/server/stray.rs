@@ -2,8 +2,12 @@
 //!
 //! The kernel spreads clients over shards by their addresses. A client that comes back from a new
 //! address, whose second allocation shall have the port next to its first one's, or whose further
-//! connection is to be joined with one to a peer, may land elsewhere than what it asks for. Its shard then passes on all that it sends; the other shard
-//! answers by itself, since all have sockets of the same addresses.
+//! connection is to be joined with one to a peer, may land elsewhere than what it asks for. Its shard
+//! then passes on all that it sends; the other shard answers by itself, since all have sockets of the
+//! same addresses.
+//!
+//! Here are those without connections. A connection is handed over by the driver, which has all that
+//! comes by it handled where it is, and learns of its end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,7 +23,7 @@ use super::stats::Refusal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardIndex(pub u8);
 
-/// The clients of other shards.
+/// The clients of other shards, but for those that have connections.
 pub(super) struct Strays {
     by_client: BTreeMap<FiveTuple, Stray>,
     /// The oldest in front.
@@ -48,36 +52,19 @@ impl Server {
         if shard.0 >= self.shards {
             return Err(Refusal::ShardUnknown);
         }
-        let max = self.limits.total.allocations.unwrap_or(STRAYS_MAX);
-        let user_max = self.clients_max_of(&identity.user).unwrap_or(max);
-        let displaced = self.strays.make_room(&identity.user, &ask.from, user_max);
-        if let Some((client, shard)) = displaced
-            && client.transport != Transport::Udp
-        {
-            // The other shard has its connection, whose end nobody would tell any more.
-            self.commands.push_back(Command::TellGone { shard, client });
+        if ask.from.transport == Transport::Udp {
+            let max = self.limits.total.allocations.unwrap_or(STRAYS_MAX);
+            let user_max = self.clients_max_of(&identity.user).unwrap_or(max);
+            self.strays.make_room(&identity.user, &ask.from, user_max);
+            self.strays
+                .insert(now, ask.from, shard, &identity.user, max)?;
         }
-        self.strays
-            .insert(now, ask.from, shard, &identity.user, max)?;
         self.commands.push_back(Command::Redirect {
             shard,
             client: ask.from,
             bytes: request.to_vec(),
         });
         Ok(())
-    }
-
-    /// Returns the shard that a client was [redirected](super::Command::Redirect) to.
-    pub fn home_of(&self, client: &FiveTuple) -> Option<ShardIndex> {
-        let stray = self.strays.by_client.get(client)?;
-        Some(stray.shard)
-    }
-
-    /// Tells the other shard that a client of its own, which came by this one, is gone.
-    pub(super) fn on_stray_gone(&mut self, client: FiveTuple) {
-        if let Some(shard) = self.strays.remove(&client) {
-            self.commands.push_back(Command::TellGone { shard, client });
-        }
     }
 }
 
@@ -101,19 +88,14 @@ impl Strays {
         Some(stray.shard)
     }
 
-    /// Makes room for a client of a user, who loses the oldest one where there would be too many; returns
-    /// that one.
-    fn make_room(
-        &mut self,
-        user: &User,
-        client: &FiveTuple,
-        user_max: usize,
-    ) -> Option<(FiveTuple, ShardIndex)> {
+    /// Makes room for a client of a user, who loses the oldest one where there would be too many.
+    fn make_room(&mut self, user: &User, client: &FiveTuple, user_max: usize) {
         self.remove(client);
         let own = self.clients_by_user.get(user);
-        let own = own.filter(|own| own.len() >= user_max)?;
-        let oldest = own.front().copied()?;
-        Some((oldest, self.remove(&oldest)?))
+        let own = own.filter(|own| own.len() >= user_max);
+        if let Some(oldest) = own.and_then(|own| own.front().copied()) {
+            self.remove(&oldest);
+        }
     }
 
     fn insert(
@@ -145,8 +127,10 @@ impl Strays {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, client: &FiveTuple) -> Option<ShardIndex> {
-        let stray = self.by_client.remove(client)?;
+    pub(super) fn remove(&mut self, client: &FiveTuple) {
+        let Some(stray) = self.by_client.remove(client) else {
+            return;
+        };
         self.deadlines.remove(&(stray.deadline, *client));
         if let Some(clients) = self.clients_by_user.get_mut(&stray.user) {
             clients.retain(|one| one != client);
@@ -154,11 +138,9 @@ impl Strays {
                 self.clients_by_user.remove(&stray.user);
             }
         }
-        Some(stray.shard)
     }
 
-    /// Forgets those that have been silent for longer than an allocation lives; but for those that have
-    /// connections, whose ends are told.
+    /// Forgets those that have been silent for longer than an allocation lives.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some((deadline, client)) = self.deadlines.first().copied()
             && deadline <= now
@@ -167,13 +149,12 @@ impl Strays {
                 self.deadlines.pop_first();
                 continue;
             };
-            let is_idle = stray.last_packet + IDLE_MAX <= now;
-            if is_idle && client.transport == Transport::Udp {
+            if stray.last_packet + IDLE_MAX <= now {
                 self.remove(&client);
                 continue;
             }
             self.deadlines.pop_first();
-            stray.deadline = if is_idle { now } else { stray.last_packet } + IDLE_MAX;
+            stray.deadline = stray.last_packet + IDLE_MAX;
             self.deadlines.insert((stray.deadline, client));
         }
     }

@@ -377,7 +377,7 @@ impl Lab {
                 Command::ConnectPeer { .. }
                 | Command::ClosePeer { .. }
                 | Command::Splice { .. } => self.tcp_commands.push(command),
-                Command::Redirect { .. } | Command::TellGone { .. } => {
+                Command::Redirect { .. } => {
                     self.shard_commands.push(command);
                 }
             }
