@@ -63,7 +63,14 @@ impl Operator {
     }
 
     async fn tell_relay(&self, places: &Places) {
-        let servers = |place: &Place| place.turn.iter().copied().take(SERVERS_MAX).collect();
+        // By an address that they share, clients may come to either.
+        let is_shared = |server: &SocketAddr| self.turn.contains(server);
+        let servers = |place: &Place| {
+            let turn = place.turn.iter().copied();
+            turn.filter(|one| !is_shared(one))
+                .take(SERVERS_MAX)
+                .collect()
+        };
         let servers_by_relay = places.values().map(|place| (place.id, servers(place)));
         let servers_by_relay = servers_by_relay.collect();
         let relay = self.relay.clone();

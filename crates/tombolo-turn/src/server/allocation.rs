@@ -172,6 +172,11 @@ impl Allocation {
         }
     }
 
+    /// Whether its client goes elsewhere from this address.
+    pub(super) fn is_left_from(&self, client: FiveTuple) -> bool {
+        self.client == client && self.next_client().is_some()
+    }
+
     /// Returns the address that the client is going to.
     pub(super) fn next_client(&self) -> Option<FiveTuple> {
         self.mobility.as_ref()?.next

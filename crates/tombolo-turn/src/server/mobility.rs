@@ -1,5 +1,6 @@
 //! Allocations that keep going while their client moves to another address. See RFC 8016.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tombolo_stun::{AttributeType, Lifetime, Message, MobilityTicket, TransactionId};
@@ -28,13 +29,14 @@ pub(super) struct Mobility {
     pub(super) is_detached: bool,
     /// Where the client is going, as long as it has not sent data from there.
     pub(super) next: Option<FiveTuple>,
-    /// The last Refresh that announced a move, for retransmissions.
+    /// The last Refresh that announced a move, or took one back, for retransmissions.
     announced: Option<Announced>,
 }
 
-/// A Refresh that announced a move, and what was answered.
+/// A Refresh that announced a move, or took one back, and what was answered.
 struct Announced {
-    at: Instant,
+    /// When the client was heard from there last, without having arrived.
+    heard: Instant,
     from: FiveTuple,
     transaction: TransactionId,
     lifetime: Duration,
@@ -123,12 +125,16 @@ impl Server {
         {
             let (lifetime, ticket) = (last.lifetime, last.ticket.to_vec());
             self.accept_move(ask, identity, lifetime, &ticket);
+            self.on_heard(now, id, ask.from);
             return Ok(());
         }
         if !mobility.accepts(&ticket) {
             return Err(Refusal::TicketUsed.into());
         }
-        self.check_new_address(Some(id), ask.from)?;
+        let is_back = allocation.is_left_from(ask.from);
+        if !is_back {
+            self.check_new_address(Some(id), ask.from)?;
+        }
         let requested = requested_lifetime(message)?;
         if requested.is_some_and(|lifetime| lifetime.is_zero()) {
             self.close(now, id, CloseReason::Refreshed);
@@ -138,7 +144,9 @@ impl Server {
             return Ok(());
         }
         // Nothing that can fail comes after this.
-        self.move_network(id, ask.from.client)?;
+        if !is_back {
+            self.move_network(id, ask.from.client)?;
+        }
         let lifetime = self.granted_lifetime(now, identity, requested);
         self.begin_move(now, ask, identity, lifetime, id)
     }
@@ -147,8 +155,11 @@ impl Server {
     fn ticket_elsewhere(&self, ask: Ask, identity: &Identity, ticket: &Ticket) -> Rejection {
         let servers = self.servers_by_node.get(&ticket.node);
         let servers = servers.filter(|_| ticket.user == trace_of(&identity.user));
-        let alternates = servers.map(|servers| alternates_for(ask.from, servers, 0));
-        Rejection::ticket_elsewhere(alternates.unwrap_or_default())
+        // Nodes may share an address, by which the client would come here once more.
+        let here = self.aliases.to_public(canonical(ask.from.server));
+        let others = servers.into_iter().flatten().filter(|one| **one != here);
+        let others: Vec<SocketAddr> = others.copied().collect();
+        Rejection::ticket_elsewhere(alternates_for(ask.from, &others, 0))
     }
 
     /// Checks that a client can come from this address to an allocation, which may be on another
@@ -195,6 +206,7 @@ impl Server {
         allocation.retain_peers(now, |peer| policy.check_ip(peer).is_ok());
         self.ledger.settle(allocation);
         let (client, user) = (allocation.client, allocation.user.clone());
+        let is_back = allocation.is_left_from(ask.from);
         let Some(mobility) = &mut allocation.mobility else {
             return Err(Refusal::AllocationMissing.into());
         };
@@ -203,16 +215,22 @@ impl Server {
         let (serial, generation) = (mobility.serial, mobility.generation);
         let ticket = self.ticket(now, serial, generation, &user);
         self.accept_move(ask, identity, lifetime, &ticket);
-        self.set_next(id, Some(ask.from));
+        match is_back {
+            true => self.give_up_move(id),
+            false => self.set_next(id, Some(ask.from)),
+        }
         let allocation = self.allocations.get_mut(id);
         if let Some(mobility) = allocation.and_then(|one| one.mobility.as_mut()) {
             mobility.announced = Some(Announced {
-                at: now,
+                heard: now,
                 from: ask.from,
                 transaction: ask.transaction,
                 lifetime,
                 ticket: ticket.into(),
             });
+        }
+        if is_back {
+            return Ok(());
         }
         self.tell(Event::Moving {
             client,
@@ -242,15 +260,21 @@ impl Server {
         }
     }
 
-    /// Notes that a client asks for something from where it is. If it announced a move so long ago that this
-    /// cannot have been on its way since before, it goes on from here.
-    pub(super) fn on_stayed(&mut self, now: Instant, id: AllocationId, client: FiveTuple) {
-        let allocation = self.allocations.get(id);
-        let allocation = allocation.filter(|one| one.client == client);
-        let mobility = allocation.and_then(|one| one.mobility.as_ref());
-        let moving = mobility.filter(|mobility| mobility.next.is_some());
-        let announced = moving.and_then(|mobility| mobility.announced.as_ref());
-        if announced.is_some_and(|last| last.at + REQUEST_LIFETIME <= now) {
+    /// Notes that a client asks for something. If it does so from where it was, and was last heard from where
+    /// it goes so long ago that this cannot have been on its way since before, it goes on from here.
+    pub(super) fn on_heard(&mut self, now: Instant, id: AllocationId, from: FiveTuple) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        let is_left = allocation.is_left_from(from);
+        let mobility = allocation.mobility.as_mut();
+        let announced = mobility.and_then(|mobility| mobility.announced.as_mut());
+        let Some(announced) = announced else {
+            return;
+        };
+        if announced.from == from {
+            announced.heard = now;
+        } else if is_left && announced.heard + REQUEST_LIFETIME <= now {
             self.give_up_move(id);
         }
     }

@@ -158,7 +158,7 @@ impl Server {
             _ => {}
         }
         let id = self.own_allocation(ask, identity)?;
-        self.on_stayed(now, id, ask.from);
+        self.on_heard(now, id, ask.from);
         // Whoever sets up peers from an address wants to hear from them there. RFC 8016 §3.2.2 speaks
         // of data alone, but some clients (coturn's) only listen at first.
         if ask.method != Method::REFRESH {

@@ -359,11 +359,16 @@ fn whom_another_node_made_a_ticket_for_is_sent_there_and_nobody_else() {
     // It has ended, or its node has begun another life.
     lab.server.set_fleet([([3; 4], vec![server])].into());
     let unknown = refresh(&mut lab, client(6), &alice(), &ticket);
+    // Who is there would only come here once more.
+    let shared = client(7).server;
+    lab.server.set_fleet([([1; 4], vec![shared])].into());
+    let here = refresh(&mut lab, client(7), &alice(), &ticket);
     for (reply, code) in [
         (stranger, 401),
         (bob, 405),
         (of_no_family, 405),
         (unknown, 405),
+        (here, 405),
     ] {
         assert_eq!(reply.code(), Some(code));
         assert!(!reply.has(AttributeType::ALTERNATE_SERVER));
@@ -491,6 +496,44 @@ fn an_allocation_whose_client_goes_on_from_where_it_was_counts_for_its_own_netwo
     );
     assert_eq!(allocate(&mut lab, elsewhere(2)), None);
     assert_eq!(ask(&mut lab, elsewhere(1)), Some(437));
+}
+
+#[test]
+fn a_client_that_asks_for_something_from_where_it_goes_does_not_lose_that() {
+    let mut lab = Lab::new();
+    let (_, ticket) = allocate(&mut lab, client(1), &alice());
+    moved(&mut lab, client(2), &ticket);
+    let ask = |lab: &mut Lab, from| lab.signed(from, &alice(), Method::REFRESH, |_| {}).code();
+    lab.advance(30);
+    assert_eq!(ask(&mut lab, client(2)), None);
+    lab.advance(39);
+    assert_eq!(ask(&mut lab, client(1)), None);
+    assert_eq!(ask(&mut lab, client(2)), None, "it still goes there");
+    lab.advance(40);
+    assert_eq!(ask(&mut lab, client(1)), None);
+    assert_eq!(ask(&mut lab, client(2)), Some(437));
+}
+
+#[test]
+fn a_client_that_comes_back_with_its_ticket_has_not_moved() {
+    let mut lab = Lab::with(|config| config.limits.per_network.allocations = Some(1));
+    let (_, first) = allocate(&mut lab, client(1), &alice());
+    let elsewhere = FiveTuple {
+        client: ([8, 8, 4, 4], 2).into(),
+        ..client(2)
+    };
+    let (_, second) = moved(&mut lab, elsewhere, &first);
+    // The network that it was in may have got another one meanwhile.
+    lab.allocate(client(3), &bob());
+    let back = lab.sign(client(1), &alice(), Method::REFRESH, |writer| {
+        writer.attribute(&MobilityTicket(&second));
+    });
+    let reply = lab.reply(client(1), &back);
+    assert_eq!(reply.code(), None);
+    assert_eq!(lab.reply(client(1), &back), reply, "if it is sent again");
+    let there = lab.signed(elsewhere, &alice(), Method::REFRESH, |_| {});
+    assert_eq!(there.code(), Some(437));
+    moved(&mut lab, elsewhere, &ticket_of(&reply));
 }
 
 #[test]
