@@ -159,8 +159,8 @@ impl Host {
         };
         let applied = state.room.apply(&entry);
         let heard = match matches!(entry.body, Body::Created { .. }) {
-            true => Heard::AsOpened,
-            false => Heard::AsWritten,
+            true => Heard::Opening,
+            false => Heard::Entry,
         };
         for event in &applied.events {
             state.is_listing_stale |= super::find::is_public(event);
@@ -266,8 +266,8 @@ impl Host {
                 let is_new = matches!(event, Event::Joined { .. });
                 let coming = match (is_new, heard) {
                     (false, _) => Coming::Back,
-                    (true, Heard::AsOpened) => Coming::First,
-                    (true, Heard::AsWritten | Heard::AsDifference(_)) => Coming::New,
+                    (true, Heard::Opening) => Coming::First,
+                    (true, Heard::Entry | Heard::Difference(_)) => Coming::New,
                 };
                 let parting = match heard.had_seat(user) || !is_new {
                     true => Parting::Drops,
@@ -450,7 +450,7 @@ impl Host {
                 })
                 .map(|(operation, _)| *operation);
             let asked = operation.and_then(|operation| pending.remove(&operation));
-            let heard = Heard::AsDifference(&old);
+            let heard = Heard::Difference(&old);
             self.on_event(node, state, &event, asked.as_ref(), heard);
             if let Some(asked) = asked {
                 let _ = asked.outcome.send(Outcome::Done);
@@ -577,19 +577,19 @@ impl Host {
 #[derive(Clone, Copy)]
 enum Heard<'a> {
     /// By the entry that opened the room.
-    AsOpened,
+    Opening,
     /// By another entry.
-    AsWritten,
+    Entry,
     /// By what the room is now and was before.
-    AsDifference(&'a Room),
+    Difference(&'a Room),
 }
 
 impl Heard<'_> {
     /// Whether a member that has come is known to have had its seat before.
     fn had_seat(self, user: &UserId) -> bool {
         match self {
-            Self::AsOpened | Self::AsWritten => false,
-            Self::AsDifference(before) => before.member(user).is_some(),
+            Self::Opening | Self::Entry => false,
+            Self::Difference(before) => before.member(user).is_some(),
         }
     }
 }
