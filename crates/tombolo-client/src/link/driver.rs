@@ -227,7 +227,7 @@ impl Driver {
         }
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         let (guard, connection) = loop {
-            self.receive_first(&remote).await;
+            self.receive_first(&remote, deadline).await?;
             let identity = PublicKey(remote.keys.identity);
             if identity == self.config.shop.keys.identity {
                 return Err("the peer claims this device's own key".to_owned());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tombolo_path::{Candidate, CandidateKind, Policy};
 use tombolo_wire::{PublicKeys, v1};
 
@@ -127,9 +128,15 @@ impl Driver {
         }
     }
 
-    pub(super) async fn receive_first(&self, remote: &Introduction) {
+    /// Gives the application what the peer says first, while there is place for it, or until the link ends: a peer that
+    /// begins anew again and again has more to say than an application that does not read takes.
+    pub(super) async fn receive_first(
+        &mut self,
+        remote: &Introduction,
+        deadline: Instant,
+    ) -> Result<(), Reason> {
         if remote.early.is_empty() {
-            return;
+            return Ok(());
         }
         let keys = &self.config.shop.keys;
         let binding = Binding {
@@ -139,18 +146,24 @@ impl Driver {
         };
         let messages = seal::open(keys, &remote.keys.seal, &binding, &remote.early)
             .and_then(|plain| decode_first(plain.into()));
-        match messages {
-            Some(messages) => {
-                for message in messages {
-                    let received = Received {
-                        message,
-                        _share: None,
-                    };
-                    _ = self.ends.messages.send(received).await;
+        let Some(messages) = messages else {
+            tracing::warn!(user = %self.config.user, "first messages cannot be opened");
+            return Ok(());
+        };
+        for message in messages {
+            let received = Received {
+                message,
+                _share: None,
+            };
+            tokio::select! {
+                _ = self.ends.messages.send(received) => {}
+                Some(reason) = self.end.recv() => return Err(reason),
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err("the application has no place for what the peer says first".to_owned());
                 }
             }
-            None => tracing::warn!(user = %self.config.user, "first messages cannot be opened"),
         }
+        Ok(())
     }
 }
 
@@ -165,7 +178,7 @@ mod tests {
     use super::*;
     use crate::device::bind_endpoint;
     use crate::keys::{Accepted, Keys};
-    use crate::link::Rouser;
+    use crate::link::{Lane, Rouser};
     use crate::links::Meeting;
     use crate::net::Net;
     use crate::session::Handle;
@@ -220,5 +233,46 @@ mod tests {
             introduction.early, driver.sealed,
             "the first one may be lost"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_whose_application_reads_nothing_ends_though_its_peer_says_first_messages_anew()
+    {
+        let (config, _commands) = config(1).await;
+        let (peer, inputs, mut driver) = Driver::new(config).unwrap();
+        let remote = says_first(driver.config.shop.keys.public());
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let hears = async {
+            while driver.receive_first(&remote, deadline).await.is_ok() {}
+            assert_eq!(Instant::now(), deadline);
+            inputs.end.try_send("replaced".to_owned()).unwrap();
+            let later = deadline + HANDSHAKE_TIMEOUT;
+            driver.receive_first(&remote, later).await
+        };
+        let ended = tokio::time::timeout(10 * HANDSHAKE_TIMEOUT, hears).await;
+        assert_eq!(ended.expect("it ends"), Err("replaced".to_owned()));
+        assert_eq!(peer.recv().await.unwrap().payload, "hello");
+    }
+
+    /// The introduction of a peer that says something first.
+    fn says_first(to: PublicKeys) -> Introduction {
+        let keys = Keys::generate().unwrap();
+        let attempt = 1;
+        let binding = Binding {
+            attempt,
+            sender: keys.identity,
+            receiver: PublicKey(to.identity),
+        };
+        let hello = Bytes::from_static(b"hello");
+        let plain = encode_first([(Lane::Reliable, &hello)].into_iter());
+        let message = v1::Introduction {
+            attempt,
+            keys: Some((&keys.public()).into()),
+            early: seal::seal(&keys, &to.seal, &binding, &plain)
+                .unwrap()
+                .into(),
+            ..v1::Introduction::default()
+        };
+        Introduction::parse(message).unwrap()
     }
 }
