@@ -13,7 +13,7 @@ use tombolo_engine::{BusEvent, Key, Pattern, Subscription};
 use tombolo_field::{CellId, Dimensions, EntityId, LEVELS_MAX, Report};
 use tombolo_wire::{FieldId, NodeId};
 
-use super::driver::Input;
+use super::driver::{Input, REPEAT};
 use super::generated as wire;
 use super::subject;
 use crate::node::Node;
@@ -153,6 +153,8 @@ pub(super) struct Ears {
     dimensions: Dimensions,
     inputs: mpsc::WeakSender<Input>,
     listener_by_subject: BTreeMap<Subject, Listener>,
+    /// Those that were asked for since all are heard of.
+    asked_of_all: BTreeSet<CellId>,
 }
 
 /// Where one listens, so that it has an order.
@@ -166,7 +168,8 @@ enum Subject {
 /// Listens for as long as it is there.
 struct Listener {
     task: AbortHandle,
-    asked: Option<Arc<Asked>>,
+    asked: Arc<[Asked]>,
+    begun: Instant,
     /// Since when it is not needed.
     idle: Option<Instant>,
 }
@@ -190,6 +193,7 @@ impl Ears {
             dimensions,
             inputs,
             listener_by_subject: BTreeMap::new(),
+            asked_of_all: BTreeSet::new(),
         }
     }
 
@@ -210,33 +214,51 @@ impl Ears {
             wanted.contains(subject)
                 || now.duration_since(*listener.idle.get_or_insert(now)) < linger
         });
-        self.begin_all(wanted);
+        self.begin_all(wanted, cells.unwrap_or(&BTreeSet::new()));
     }
 
-    /// Listens to these cells as well, unless to all.
-    pub(super) fn listen_also(&mut self, cells: BTreeSet<CellId>) {
-        let listeners = &self.listener_by_subject;
-        if !listeners.contains_key(&Subject::All) && listeners.len() + cells.len() <= CELLS_MAX {
-            self.begin_all(subjects(&cells));
+    /// Listens to these cells as well; to all when they are too many.
+    pub(super) fn listen_also(&mut self, cells: &BTreeSet<CellId>) {
+        if let Some(all) = self.listener_by_subject.get(&Subject::All) {
+            // Later, what is there has been told again, and kept.
+            if all.begun.elapsed() < ALL_TOLD {
+                let (node, asked) = (Arc::clone(&self.node), self.ask_of_all(cells));
+                let ask = async move { ask(&node, &asked).await };
+                self.node.runtime.spawn(ask);
+            }
+            return;
         }
+        let is_room = self.listener_by_subject.len() + cells.len() <= CELLS_MAX;
+        let wanted = if is_room {
+            subjects(cells)
+        } else {
+            BTreeSet::from([Subject::All])
+        };
+        self.begin_all(wanted, cells);
     }
 
-    fn begin_all(&mut self, subjects: BTreeSet<Subject>) {
+    /// Whether all cells are heard of.
+    pub(super) fn hears_all(&self) -> bool {
+        self.listener_by_subject.contains_key(&Subject::All)
+    }
+
+    /// Begins to listen there, to hear of these cells.
+    fn begin_all(&mut self, subjects: BTreeSet<Subject>, cells: &BTreeSet<CellId>) {
         for subject in subjects {
             if let Some(listener) = self.listener_by_subject.get_mut(&subject) {
                 if listener.idle.take().is_some() {
                     // What is there was forgotten meanwhile.
-                    let (node, asked) = (Arc::clone(&self.node), listener.asked.clone());
-                    let ask = async move { ask(&node, asked.as_deref()).await };
+                    let (node, asked) = (Arc::clone(&self.node), Arc::clone(&listener.asked));
+                    let ask = async move { ask_again(&node, &asked).await };
                     self.node.runtime.spawn(ask);
                 }
-            } else if let Some(listener) = self.begin(&subject) {
+            } else if let Some(listener) = self.begin(&subject, cells) {
                 self.listener_by_subject.insert(subject, listener);
             }
         }
     }
 
-    fn begin(&self, subject: &Subject) -> Option<Listener> {
+    fn begin(&mut self, subject: &Subject, cells: &BTreeSet<CellId>) -> Option<Listener> {
         let (field, dimensions) = (&self.field, self.dimensions);
         let pattern = match subject {
             Subject::All => subject::under_field(field, dimensions),
@@ -244,28 +266,47 @@ impl Ears {
             Subject::At(cell) => subject::of_cell(field, dimensions, *cell).map(Pattern::Exactly),
         };
         // What is heard of a whole is heard by those who listen to its parts, and all of it is asked for.
-        let asked = match subject {
-            Subject::Under(cell) => {
-                let subject = subject::of_cell(field, dimensions, *cell).ok()?;
-                Some(Arc::new(Asked {
-                    cell: *cell,
-                    question: question(self.node.name(), *cell),
-                    subject,
-                }))
+        let asked: Arc<[Asked]> = match subject {
+            Subject::Under(cell) => self.asked(*cell).into_iter().collect(),
+            Subject::At(_) => Arc::default(),
+            Subject::All => {
+                self.asked_of_all.clear();
+                self.ask_of_all(cells)
             }
-            Subject::All | Subject::At(_) => None,
         };
         let listening = listen(
             Arc::clone(&self.node),
             pattern.ok()?,
-            asked.clone(),
+            Arc::clone(&asked),
             self.inputs.clone(),
         );
         let task = self.node.runtime.spawn(listening);
         Some(Listener {
             task: task.abort_handle(),
             asked,
+            begun: Instant::now(),
             idle: None,
+        })
+    }
+
+    /// What is asked for of these cells while all are heard of, each once. Of too many one hears within seconds.
+    fn ask_of_all(&mut self, cells: &BTreeSet<CellId>) -> Arc<[Asked]> {
+        let room = ASKED_MAX.saturating_sub(self.asked_of_all.len());
+        let new: Vec<_> = cells
+            .difference(&self.asked_of_all)
+            .copied()
+            .take(room)
+            .collect();
+        self.asked_of_all.extend(&new);
+        let asked = new.into_iter().filter_map(|cell| self.asked(cell));
+        asked.collect()
+    }
+
+    fn asked(&self, cell: CellId) -> Option<Asked> {
+        Some(Asked {
+            cell,
+            question: question(self.node.name(), cell),
+            subject: subject::of_cell(&self.field, self.dimensions, cell).ok()?,
         })
     }
 }
@@ -304,14 +345,12 @@ struct Asked {
 async fn listen(
     node: Arc<Node>,
     pattern: Pattern,
-    asked: Option<Arc<Asked>>,
+    asked: Arc<[Asked]>,
     inputs: mpsc::WeakSender<Input>,
 ) {
     loop {
         if let Ok(subscription) = node.engine.subscribe(&pattern, MESSAGES_MAX).await
-            && hear(&node, subscription, asked.as_deref(), &inputs)
-                .await
-                .is_none()
+            && hear(&node, subscription, &asked, &inputs).await.is_none()
         {
             return;
         }
@@ -323,10 +362,10 @@ async fn listen(
 async fn hear(
     node: &Arc<Node>,
     mut subscription: Subscription,
-    asked: Option<&Asked>,
+    asked: &[Asked],
     inputs: &mpsc::WeakSender<Input>,
 ) -> Option<()> {
-    if let Some(Asked { cell, .. }) = asked {
+    for Asked { cell, .. } in asked {
         let begun = Input::Listening(*cell);
         inputs.upgrade()?.send(begun).await.ok()?;
     }
@@ -337,7 +376,7 @@ async fn hear(
             BusEvent::Message(message) => message,
             BusEvent::Lost(count) => {
                 counters.bus_lost.add(count);
-                ask(node, asked).await;
+                ask_again(node, asked).await;
                 continue;
             }
         };
@@ -351,14 +390,20 @@ async fn hear(
 }
 
 /// Asks what is there.
-async fn ask(node: &Arc<Node>, asked: Option<&Asked>) {
-    if let Some(Asked {
-        subject, question, ..
-    }) = asked
-        && !node.cluster.is_out()
-    {
-        // What is lost is made up for by what is told now and then anyway.
-        let _ = node.engine.publish(subject, question.clone()).await;
+async fn ask(node: &Arc<Node>, asked: &[Asked]) {
+    for asked in asked {
+        if !node.cluster.is_out() {
+            // What is lost is made up for by what is told now and then anyway.
+            let asking = node.engine.publish(&asked.subject, asked.question.clone());
+            let _ = asking.await;
+        }
+    }
+}
+
+/// Asks again for what has been missed. Of all cells too much is said already: there one waits until it is told again.
+async fn ask_again(node: &Arc<Node>, asked: &[Asked]) {
+    if asked.len() == 1 {
+        ask(node, asked).await;
     }
 }
 
@@ -384,6 +429,14 @@ const ENTITIES_MAX: usize = 256;
 
 /// The most cells that a node listens to one by one, for one field.
 pub(super) const CELLS_MAX: usize = 2048;
+
+/// The most cells that are asked for while all are heard of.
+const ASKED_MAX: usize = 2 * CELLS_MAX;
+
+/// After so long all that is in a field has been heard of, as it is told again by then.
+const ALL_TOLD: Duration = Duration::from_secs(4);
+
+const _: () = assert!(ALL_TOLD.as_millis() > REPEAT.as_millis());
 
 /// How long one goes on to hear of a cell to which nobody looks.
 const LINGER: Duration = Duration::from_millis(500);

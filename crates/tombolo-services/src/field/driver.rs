@@ -463,7 +463,7 @@ impl Driver {
         }
     }
 
-    /// Listens where devices look; returns where that is.
+    /// Listens where devices look; returns what is kept of others, `None` for all.
     fn listen(&mut self) -> Option<BTreeSet<CellId>> {
         let cells = self.field.cells_occupied();
         let observed = self.field.cells_seen_from(&cells);
@@ -477,7 +477,10 @@ impl Driver {
         });
         self.ears.listen(heard.as_ref());
         self.lookout.look(cells);
-        observed
+        // What is heard of anywhere is kept while there is room, so that whoever comes there is told at once.
+        let room = self.node.config.fields.settings.entities_max / 2;
+        let keeps_all = self.ears.hears_all() && self.node_by_entity.len() <= room;
+        observed.filter(|_| !keeps_all)
     }
 
     /// Listens at once where devices look that have come from elsewhere: what is there must be told soon.
@@ -493,7 +496,7 @@ impl Driver {
         cells.retain(|cell| !self.lookout.cells.contains(cell));
         match self.field.cells_seen_from(&cells) {
             Some(observed) => {
-                self.ears.listen_also(observed);
+                self.ears.listen_also(&observed);
                 self.lookout.cells.append(&mut cells);
             }
             None => drop(self.listen()),
@@ -622,7 +625,7 @@ const INPUTS_AT_ONCE: usize = 1024;
 const SWEEP: Duration = Duration::from_millis(100);
 
 /// An entity of which there is nothing new is told again after so long.
-const REPEAT: Duration = Duration::from_secs(3);
+pub(super) const REPEAT: Duration = Duration::from_secs(3);
 
 /// How long a field outlives the last device in it.
 const LINGER: Duration = Duration::from_secs(10);

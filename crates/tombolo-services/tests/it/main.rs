@@ -17,6 +17,7 @@ mod fields_classes;
 mod fields_hidden;
 mod fields_secrets;
 mod fields_silence;
+mod fields_wide;
 mod finding;
 mod forged;
 mod garbage;
