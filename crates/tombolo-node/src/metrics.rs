@@ -185,6 +185,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_fields_deferred", Counter, "What devices were to be told and had to wait.", |s| s.services.fields.deferred),
     ("tombolo_fields_heard", Counter, "Reports of other nodes' devices that were taken in.", |s| s.services.fields.heard),
     ("tombolo_fields_bus_lost", Counter, "Messages to fields that the bus has lost.", |s| s.services.fields.bus_lost),
+    ("tombolo_fields_panicked", Counter, "Fields whose task panicked: the sessions in them ended.", |s| s.services.fields.panicked),
     ("tombolo_cluster_sent_frames", Counter, "Frames handed to the bus.", |s| s.services.cluster.frames_sent),
     ("tombolo_cluster_failed_frames", Counter, "Frames that the bus did not take.", |s| s.services.cluster.frames_failed),
     ("tombolo_cluster_received_frames", Counter, "Frames of other nodes that were taken in.", |s| s.services.cluster.frames_received),

@@ -36,6 +36,7 @@ use crate::lock::lock;
 use crate::node::Node;
 use crate::reject::Reject;
 use crate::session::Session;
+use crate::vital::caught;
 use driver::{Driver, Input};
 
 pub use classes::{FieldClassUse, FieldPass};
@@ -102,7 +103,14 @@ impl Fields {
         }
         let (inputs, waiting) = mpsc::channel(INPUTS_MAX);
         let driver = Driver::new(Arc::clone(node), id.clone(), dimensions, inputs.clone())?;
-        node.runtime.spawn(driver.run(waiting));
+        let run = run(
+            Arc::clone(node),
+            place.clone(),
+            driver,
+            inputs.clone(),
+            waiting,
+        );
+        node.runtime.spawn(run);
         running.0.insert(place, inputs.clone());
         Ok(inputs)
     }
@@ -115,6 +123,38 @@ impl Fields {
             running.0.remove(&(id.clone(), dimensions));
         }
         is_over
+    }
+
+    /// Forgets a field whose task has failed, unless there is another one by now.
+    fn forget(&self, place: &(FieldId, Dimensions), task: &mpsc::Sender<Input>) {
+        let mut running = lock(&self.running);
+        let known = running.0.get(place);
+        if known.is_some_and(|known| known.same_channel(task)) {
+            running.0.remove(place);
+        }
+    }
+}
+
+/// Runs a field. When its task panics the sessions in it end: their devices begin others, and enter again.
+async fn run(
+    node: Arc<Node>,
+    place: (FieldId, Dimensions),
+    driver: Driver,
+    task: mpsc::Sender<Input>,
+    waiting: mpsc::Receiver<Input>,
+) {
+    if caught(driver.run(waiting)).await.is_ok() {
+        return;
+    }
+    tracing::error!(field = %place.0, "its task panicked: the sessions in it end");
+    node.counters.fields.panicked.add(1);
+    node.fields.forget(&place, &task);
+    let sessions: Vec<_> = lock(&node.sessions).by_id.values().cloned().collect();
+    for session in sessions {
+        let is_in = session.lock().seats.are_of(&task);
+        if is_in {
+            node.begin_anew(&session, "a field that the device was in has failed");
+        }
     }
 }
 

@@ -99,6 +99,8 @@ pub struct FieldStats {
     pub heard_refused: u64,
     /// Messages that the bus says it has lost on their way here.
     pub bus_lost: u64,
+    /// Fields whose task panicked: the sessions in them ended.
+    pub panicked: u64,
     /// What was refused to devices, by the reason.
     pub refused: BTreeMap<String, u64>,
 }
@@ -177,6 +179,7 @@ pub(crate) struct FieldCounters {
     pub(crate) heard: Counter,
     pub(crate) heard_refused: Counter,
     pub(crate) bus_lost: Counter,
+    pub(crate) panicked: Counter,
     refused: Mutex<BTreeMap<Refusal, u64>>,
 }
 
@@ -277,6 +280,7 @@ impl FieldCounters {
             heard: self.heard.value(),
             heard_refused: self.heard_refused.value(),
             bus_lost: self.bus_lost.value(),
+            panicked: self.panicked.value(),
             refused: refused
                 .iter()
                 .map(|(refusal, count)| (refusal.to_string(), *count))

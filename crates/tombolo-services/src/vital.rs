@@ -5,6 +5,7 @@
 //! | the node, which would be deaf without it | the node is broken: it lets its devices go and leaves its cluster |
 //! | one log | it begins anew, the seldomer the more often it panics |
 //! | one session | the session ends, and its device begins anew |
+//! | one field | the sessions in it end, and their devices begin anew |
 
 use std::future::{pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -126,7 +127,7 @@ impl Node {
 }
 
 /// Runs a future to its end, which may be a panic.
-async fn caught<F: Future>(run: F) -> Result<F::Output, Panicked> {
+pub(crate) async fn caught<F: Future>(run: F) -> Result<F::Output, Panicked> {
     let mut run = pin!(run);
     poll_fn(|context| {
         // What it leaves in disorder is begun anew, or ends.
@@ -140,7 +141,7 @@ async fn caught<F: Future>(run: F) -> Result<F::Output, Panicked> {
     .await
 }
 
-struct Panicked;
+pub(crate) struct Panicked;
 
 /// How long nothing is done about a log after a panic, at first.
 const ANEW_DELAY_MIN: Duration = Duration::from_millis(250);

@@ -137,6 +137,10 @@ async fn enter(
         entered.map_err(|refusal| refused(node, refusal))?;
         let entity = seat.entity;
         take(session, seat)?;
+        // Those that were seated when the task failed have been told.
+        if inputs.is_closed() {
+            continue;
+        }
         return Ok(field_response::Result::Entered(v1::EnteredField {
             seat: number,
             entity: entity.0,

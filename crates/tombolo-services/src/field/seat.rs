@@ -178,6 +178,12 @@ impl Seats {
         held.map(|held| Arc::clone(&held.0))
     }
 
+    /// Whether the session is in the field of a task.
+    pub(super) fn are_of(&self, task: &mpsc::Sender<Input>) -> bool {
+        let mut seats = self.seats.iter();
+        seats.any(|held| held.0.inputs.same_channel(task))
+    }
+
     /// How many fields other than that one the session is in.
     pub(super) fn others(&self, field: &FieldId) -> usize {
         let others = self.seats.iter().filter(|held| held.0.field != *field);

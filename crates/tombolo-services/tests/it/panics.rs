@@ -1,19 +1,23 @@
 //! Tasks of a node that panic: who trusts that the engine answers falls into a trap that it has laid.
 
+use std::panic::panic_any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
 use tombolo_engine::{Local, LocalConfig};
+use tombolo_field::{Sight, Subject};
 use tombolo_services::{Config, HookSet, Hooks, MatchPool, Outgoing};
-use tombolo_wire::NodeId;
 use tombolo_wire::v1::{self, ErrorCode, JoinMode, match_request, request, room_act};
+use tombolo_wire::{FieldId, NodeId};
 
 use crate::cluster::{cluster, members, start_with};
 use crate::groups::{Talker, join};
 use crate::lab::{Device, Lab, message};
 use crate::nodes::events;
+use crate::walker::Walker;
 use crate::wire::Wire;
 
 #[tokio::test(start_paused = true)]
@@ -211,6 +215,53 @@ async fn a_session_whose_request_panics_ends_and_its_device_begins_anew() {
     alice.connect(&nodes[0].lab).await.unwrap();
     let joined = alice.join("r", JoinMode::Join).await.unwrap();
     assert_eq!(joined.members.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sessions_in_a_field_whose_task_panics_end_and_their_devices_enter_again() {
+    let lab = trapped("nothing", |config| {
+        config.hooks = HookSet::new(Mined(Arc::new(AtomicBool::new(true))));
+    });
+    let mut carol = lab.device("carol").await;
+    let mut alice = Walker::new(&lab, "alice", &[0.0, 0.0]).await;
+    let mut bob = Walker::new(&lab, "bob", &[1.0, 0.0]).await;
+    for walker in [&mut alice, &mut bob] {
+        let code = closed(&mut walker.device).await;
+        assert_eq!(code, Some(ErrorCode::NotResumable));
+    }
+    let stats = lab.services.stats();
+    assert_eq!((stats.fields.panicked, stats.fields.fields), (1, 0));
+    carol.is_quiet().await;
+
+    for (walker, at) in [(&mut alice, [0.0, 0.0]), (&mut bob, [1.0, 0.0])] {
+        walker.device.connect(&lab).await.unwrap();
+        walker.enter(&at).await.unwrap();
+    }
+    alice.hear().await;
+    assert_eq!(alice.seen(), [bob.entity]);
+}
+
+/// A game whose filter fails once, with what fails again when it is put away.
+struct Mined(Arc<AtomicBool>);
+
+impl Hooks for Mined {
+    fn sight(&self, _field: &FieldId) -> Option<Box<dyn Sight + Send + Sync>> {
+        let is_armed = Arc::clone(&self.0);
+        Some(Box::new(move |_: &Subject, _: &Subject| {
+            if is_armed.swap(false, Ordering::Relaxed) {
+                panic_any(Mine);
+            }
+            true
+        }))
+    }
+}
+
+struct Mine;
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("a trap was laid")
+    }
 }
 
 fn find() -> request::Kind {
