@@ -60,7 +60,9 @@ pub use pool::{
     Excluded, LEAP_MAX, Miss, NODES_LOST_MAX, Obstacle, PLAYED_WEIGHT_MAX, Pool, Relaxation,
     SEATS_AWAITED, Seating, Settling, SnapshotError, Standing, Step, WEIGHT_MAX, Why,
 };
-pub use query::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test};
+pub use query::{
+    Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Query, QueryError, Test, WILDCARDS_MAX,
+};
 pub use rules::{
     Attribute, Check, DOCUMENT_BYTES_MAX, Judge, Measure, PLAYERS_MAX, REGIONS_MAX, RULES_MAX,
     Reason, Relax, Role, Rule, Rules, RulesError, STEPS_MAX, Shape, TEAM_ROLES_MAX, TEAMS_MAX,

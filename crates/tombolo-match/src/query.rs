@@ -16,6 +16,9 @@ pub const QUERY_BYTES_MAX: usize = 1024;
 /// The most clauses of one query.
 pub const CLAUSES_MAX: usize = 32;
 
+/// The most clauses of one query that have a `*` or a `?` in a word: they are compared with each text of a list.
+pub const WILDCARDS_MAX: usize = 8;
+
 /// What a ticket asks of the others, beside the pool's rules.
 ///
 /// Clauses are parted by spaces. `+` before a clause says that the others must be so, `-` that they
@@ -27,6 +30,8 @@ pub const CLAUSES_MAX: usize = 32;
 /// * `*or?`: it is so, with any letters, or none, in the place of a `*`, and with any one of a `?`;
 /// * `*`: there is such an attribute;
 /// * `>=10`, `>10`, `<=10`, `<10`: the number is so.
+///
+/// At most [`WILDCARDS_MAX`] clauses have a `*` or a `?` in a word.
 ///
 /// What other matchmakers read beside that is refused: regular expressions (`/.*or./`), likeness (`word~2`) and
 /// backslashes. In quotes every letter stands for itself.

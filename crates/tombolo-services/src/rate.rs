@@ -165,6 +165,11 @@ impl Bucket {
         has
     }
 
+    /// Takes out what was spent already, also more than there is: that has to flow in first.
+    pub(crate) fn owe(&mut self, amount: usize) {
+        self.level -= amount as f64;
+    }
+
     /// Gives back what was taken.
     pub(crate) fn put_back(&mut self, amount: usize) {
         self.level += amount as f64;
@@ -194,6 +199,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_is_owed_flows_in_first() {
+        let now = Instant::now();
+        let pace = Pace {
+            per_second: 10,
+            burst: 10,
+        };
+        let mut bucket = Bucket::new(pace, now);
+        bucket.owe(15);
+        assert!(!bucket.take(now + Duration::from_millis(500), 1));
+        assert!(bucket.take(now + Duration::from_millis(600), 1));
+    }
 
     #[test]
     fn a_burst_passes_and_then_as_much_as_flows_in() {

@@ -9,8 +9,12 @@ use super::sides::has_team;
 use super::symbols::{Symbol, Symbols};
 use crate::rules::{Check, Judge, Rules};
 use crate::ticket::{Player, TAGS, Ticket, TicketError};
-use crate::value::{Kind, Value};
+use crate::value::{ITEMS_MAX, Kind, Value};
 use crate::word::Name;
+
+/// How many texts of a list queries see, the first by the alphabet: a party has those of all its users, where the rules
+/// say so.
+pub(super) const SEEN_MAX: usize = 4 * ITEMS_MAX;
 
 /// A ticket as the matcher sees it.
 #[derive(Debug)]
@@ -282,7 +286,10 @@ impl Used<'_> {
         match value {
             Value::Text(text) => Item::Text(self.intern(text)),
             Value::Number(number) => Item::Number(*number),
-            Value::List(list) => Item::List(self.set(list.iter().map(String::as_str))),
+            Value::List(list) => {
+                let seen = list.iter().take(SEEN_MAX);
+                Item::List(self.set(seen.map(String::as_str)))
+            }
             Value::Map(map) => {
                 let pairs = map.iter();
                 let mut pairs: Vec<_> = pairs

@@ -130,19 +130,14 @@ impl Demands {
 }
 
 impl Demand {
+    /// What it takes is bounded: [`WILDCARDS_MAX`](crate::WILDCARDS_MAX) clauses of a query go through a list, of
+    /// [`SEEN_MAX`](super::candidate::SEEN_MAX) texts at most, byte by byte.
     fn holds(&self, other: &Candidate, symbols: &Symbols) -> bool {
+        symbols.count(1);
         match other.item(self.attribute) {
-            Some(Item::Text(text)) => self.test.holds_text(*text, symbols),
+            Some(Item::Text(text)) => self.test.holds_one_of(&[*text], symbols),
             Some(Item::Number(number)) => self.test.holds_number(*number),
-            Some(Item::List(list)) => match &self.test {
-                Numbered::Word(word, _) => list.binary_search(word).is_ok(),
-                Numbered::Any
-                | Numbered::Prefix(_)
-                | Numbered::Pattern(_)
-                | Numbered::Number(..) => {
-                    list.iter().any(|text| self.test.holds_text(*text, symbols))
-                }
-            },
+            Some(Item::List(list)) => self.test.holds_one_of(list, symbols),
             Some(Item::Map(_)) => matches!(self.test, Numbered::Any),
             None => self.inside.is_some_and(|(map, key)| {
                 let Some(Item::Map(pairs)) = other.item(map) else {
@@ -156,12 +151,13 @@ impl Demand {
 }
 
 impl Numbered {
-    fn holds_text(&self, text: Symbol, symbols: &Symbols) -> bool {
+    /// Whether one of these is so; they are sorted.
+    fn holds_one_of(&self, texts: &[Symbol], symbols: &Symbols) -> bool {
         match self {
-            Self::Any => true,
-            Self::Word(word, _) => *word == text,
-            Self::Prefix(prefix) => symbols.text(text).starts_with(&**prefix),
-            Self::Pattern(pattern) => symbols.is_like(text, pattern),
+            Self::Any => !texts.is_empty(),
+            Self::Word(word, _) => texts.binary_search(word).is_ok(),
+            Self::Prefix(prefix) => symbols.any_begins(texts, prefix),
+            Self::Pattern(pattern) => symbols.is_any_like(texts, pattern),
             Self::Number(..) => false,
         }
     }

@@ -27,6 +27,15 @@ const FITTING_MAX: usize = 16;
 /// How many tickets all searches of an explanation look at, about; what they have not found by then is not told.
 const LOOKS_MAX: u64 = 8192;
 
+/// How many steps an explanation takes to compare queries, about; who comes after them is not looked at.
+const COMPARED_STEPS_MAX: u64 = 1 << 21;
+
+/// How often somebody is asked when somebody fits, at the most.
+const TRIALS_MAX: u64 = 1024;
+
+/// How often that is to be asked of one.
+const TRIALS_OF_ONE: u64 = 1 + u64::BITS as u64;
+
 /// Why a ticket has not found a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
@@ -116,27 +125,45 @@ impl Pool {
         let mut group = Group::new(&self.rules);
         let (mut looked_at, mut fit, mut fitting) = (0, 0, Vec::new());
         let mut counts = BTreeMap::new();
-        let mut misses: BTreeSet<(usize, u64, Key)> = BTreeSet::new();
+        let mut misses = BTreeSet::new();
+        let steps_end = self.symbols.counted() + COMPARED_STEPS_MAX;
         for (_, order, other) in self.matcher.waiting.iter().take(others_max) {
             if *other == key {
                 continue;
             }
+            if self.symbols.counted() >= steps_end {
+                break;
+            }
             looked_at += 1;
-            let obstacles = obstacles(view, &mut group, key, *other, now);
+            let queries = queries(view, key, *other);
+            let by_query = !queries.is_empty();
+            let obstacles = obstacles(view, &mut group, key, *other, now, queries);
             if obstacles.is_empty() {
                 fit += 1;
                 fitting.extend((fit <= FITTING_MAX).then_some(*other));
                 continue;
             }
             count(&mut counts, &obstacles);
-            misses.insert((obstacles.len(), *order, *other));
+            misses.insert(Missed {
+                obstacles: obstacles.len(),
+                order: *order,
+                key: *other,
+                by_query,
+            });
             if misses.len() > MISSES_MAX {
                 misses.pop_last();
             }
         }
-        let nearest = misses.first().map(|(_, _, other)| Miss {
+        let nearest = misses.first().map(|Missed { key: other, .. }| Miss {
             ticket: self.seats[*other].ticket.id,
-            obstacles: obstacles(view, &mut group, key, *other, now),
+            obstacles: obstacles(
+                view,
+                &mut group,
+                key,
+                *other,
+                now,
+                queries(view, key, *other),
+            ),
         });
         let mut trials = 0;
         let widened = self.first_relaxation(view, &mut group, key, &misses, &mut trials);
@@ -163,10 +190,18 @@ impl Pool {
         let view = self.view(now);
         let mut group = Group::new(&self.rules);
         let mut counts = BTreeMap::new();
+        let steps_end = self.symbols.counted() + COMPARED_STEPS_MAX;
         for (_, _, key) in self.matcher.waiting.iter().take(tickets_max) {
             let others = self.matcher.waiting.iter().map(|(_, _, other)| other);
             for other in others.filter(|other| *other != key).take(others_max) {
-                count(&mut counts, &obstacles(view, &mut group, *key, *other, now));
+                if self.symbols.counted() >= steps_end {
+                    break;
+                }
+                let queries = queries(view, *key, *other);
+                count(
+                    &mut counts,
+                    &obstacles(view, &mut group, *key, *other, now, queries),
+                );
             }
         }
         // It is no search that goes on: what it has taken is no other's work.
@@ -224,15 +259,20 @@ impl Pool {
         view: View<'_>,
         group: &mut Group,
         key: Key,
-        misses: &BTreeSet<(usize, u64, Key)>,
+        misses: &BTreeSet<Missed>,
         trials: &mut u64,
     ) -> Option<Relaxation> {
         let mut first: Option<(Time, Key)> = None;
-        let mut keeps_away = |other: Key, at: Time| {
-            *trials += 1;
-            !obstacles(view, group, key, other, at).is_empty()
-        };
-        for (_, _, other) in misses {
+        // Queries don't relax: who is kept away by one now always is.
+        let relaxing = misses.iter().filter(|missed| !missed.by_query);
+        for Missed { key: other, .. } in relaxing {
+            if *trials + TRIALS_OF_ONE > TRIALS_MAX {
+                break;
+            }
+            let mut keeps_away = |other: Key, at: Time| {
+                *trials += 1;
+                !obstacles(view, group, key, other, at, Vec::new()).is_empty()
+            };
             let end = first.map_or(Time::from_millis(u64::MAX), |(first, _)| first);
             // Limits only widen: whoever fits fits from then on.
             if keeps_away(*other, end) {
@@ -247,7 +287,7 @@ impl Pool {
         Some(Relaxation {
             ticket: self.seats[other].ticket.id,
             after: moment.since(view.now),
-            obstacles: obstacles(view, group, key, other, view.now),
+            obstacles: obstacles(view, group, key, other, view.now, Vec::new()),
         })
     }
 
@@ -334,8 +374,33 @@ fn most_frequent_first(counts: Counts) -> Vec<Excluded> {
     all
 }
 
-/// What stands in the way of two tickets at some moment.
-fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec<Obstacle> {
+/// Somebody who does not fit: those first for whom less stands in the way, then those who came first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Missed {
+    obstacles: usize,
+    order: u64,
+    key: Key,
+    /// A query keeps the two apart, and does so for ever.
+    by_query: bool,
+}
+
+/// Which of the queries of two tickets keep them apart.
+fn queries(view: View<'_>, a: Key, b: Key) -> Vec<Obstacle> {
+    let (one, other) = (&view.seats[a].candidate, &view.seats[b].candidate);
+    let mine = (!one.demands.accept(other, view.symbols)).then_some(Obstacle::Query);
+    let yours = (!other.demands.accept(one, view.symbols)).then_some(Obstacle::TheirQuery);
+    mine.into_iter().chain(yours).collect()
+}
+
+/// What stands in the way of two tickets at some moment, beside their queries, which are given.
+fn obstacles(
+    view: View<'_>,
+    group: &mut Group,
+    a: Key,
+    b: Key,
+    at: Time,
+    queries: Vec<Obstacle>,
+) -> Vec<Obstacle> {
     let (one, other) = (&view.seats[a], &view.seats[b]);
     let gates = |seat: &Seat| seat.candidate.gates(view.rules, at.since(seat.since));
     let (ours, theirs) = (gates(one), gates(other));
@@ -356,18 +421,12 @@ fn obstacles(view: View<'_>, group: &mut Group, a: Key, b: Key, at: Time) -> Vec
         }
         asked.extend(tally.limit().map(|limit| (rule, number, limit)));
     }
-    let (mine, yours) = (&one.candidate.demands, &other.candidate.demands);
-    if !mine.accept(&other.candidate, view.symbols) {
-        obstacles.push(Obstacle::Query);
-    }
-    if !yours.accept(&one.candidate, view.symbols) {
-        obstacles.push(Obstacle::TheirQuery);
-    }
+    obstacles.extend(queries);
     group.clear(view.rules);
     let then = View { now: at, ..view };
     if !group.add(then, a) || !group.add(then, b) {
         obstacles.push(Obstacle::Teams);
-    } else if obstacles.is_empty() && finish::is_match(view, group) {
+    } else if obstacles.is_empty() && finish::is_match(then, group) {
         let broken = asked
             .iter()
             .filter(|(rule, number, limit)| match rule.check {

@@ -12,6 +12,9 @@ use crate::rules::{Check, Team, Topology};
 use crate::ticket::{Player, Reach};
 use crate::word::{BackfillId, MatchId, Name};
 
+/// How many steps it takes at the most, about, to see how well those are liked who come into question.
+pub(super) const LIKING_STEPS_MAX: u64 = 1 << 20;
+
 /// What is decided of a complete group.
 pub(super) struct Verdict {
     sides: Sides,
@@ -267,8 +270,10 @@ fn quality(
     (mean * 1000.0).round() as u16
 }
 
-/// How much the members have of what the others' queries would like.
+/// How much the members have of what the others' queries would like; of as many of them as [`LIKING_STEPS_MAX`] suffices
+/// for.
 fn liking(view: View<'_>, group: &Group) -> Option<f64> {
+    let steps_end = view.symbols.counted() + LIKING_STEPS_MAX;
     let mut sum = 0.0;
     let mut count = 0.0;
     for key in &group.members {
@@ -277,6 +282,9 @@ fn liking(view: View<'_>, group: &Group) -> Option<f64> {
             continue;
         }
         for other in group.members.iter().filter(|other| *other != key) {
+            if view.symbols.counted() >= steps_end {
+                break;
+            }
             let candidate = &view.seats[*other].candidate;
             if let Some(liking) = demands.liking(candidate, view.symbols) {
                 sum += liking;

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
+use super::candidate::Candidate;
+use super::finish::LIKING_STEPS_MAX;
 use super::index::{Fewest, Nearest, Place, primary_rule};
 use super::search::{Base, Search};
 use super::seat::Key;
@@ -50,6 +52,9 @@ impl<'p> Search<'p> {
             kept: 0,
         };
         for key in std::mem::take(&mut self.progress.kept) {
+            if self.work >= self.looks_max {
+                break;
+            }
             self.work += 1;
             let seat = self.view.seats.get(key);
             if seat.is_some_and(|seat| seat.class.is_some()) && self.comes_into_question(key) {
@@ -151,12 +156,14 @@ impl<'p> Search<'p> {
         Others::Nearest(index.nearest(view.rules, &seat.candidate, &classes.ids, limit))
     }
 
-    /// The most desirable first: those with priority, then those near, long waiting and well liked.
+    /// The most desirable first: those with priority, then those near, long waiting and well liked, as long as
+    /// [`LIKING_STEPS_MAX`] suffices to see that.
     fn sort(&self, anchor: Key, gathered: &mut [Key]) {
         let view = self.view;
         let seat = &view.seats[anchor];
         let primary = primary_rule(view.rules);
         let patience = view.rules.patience.as_secs_f64();
+        let steps_end = view.symbols.counted() + LIKING_STEPS_MAX;
         let score = |key: Key| {
             let other = &view.seats[key];
             let waited = view.now.since(other.since).as_secs_f64() / patience;
@@ -164,15 +171,12 @@ impl<'p> Search<'p> {
                 let distance = other.candidate.number(at) - seat.candidate.number(at);
                 distance.abs() / rule.scale().max(1e-9)
             });
-            let likes = seat
-                .candidate
-                .demands
-                .liking(&other.candidate, view.symbols);
-            let liked = other
-                .candidate
-                .demands
-                .liking(&seat.candidate, view.symbols);
-            distance - waited - likes.unwrap_or(0.0) - liked.unwrap_or(0.0)
+            if view.symbols.counted() >= steps_end {
+                return distance - waited;
+            }
+            let likes = |one: &Candidate, other| one.demands.liking(other, view.symbols);
+            let liked = likes(&seat.candidate, &other.candidate).unwrap_or(0.0);
+            distance - waited - liked - likes(&other.candidate, &seat.candidate).unwrap_or(0.0)
         };
         gathered.sort_by_cached_key(|key| {
             let other = &view.seats[*key];

@@ -7,7 +7,7 @@ use super::balance;
 use super::candidate::{Candidate, RoleTable};
 use super::seat::{Key, Seat, Seats};
 use super::sides::Sides;
-use super::symbols::{Symbol, Symbols};
+use super::symbols::{STEPS_PER_LOOK, Symbol, Symbols};
 use super::tally::{Look, Tally};
 use crate::rules::{Check, Measure, Rules};
 use crate::word::{Name, Time};
@@ -180,6 +180,7 @@ impl Group {
         }
         if self.minds_blocks {
             self.has_blocked = self.has_blocked || self.is_blocked(candidate);
+            view.symbols.count(STEPS_PER_BLOCK * candidate.blocks.len());
             self.blocked.extend(&candidate.blocks);
         }
         if self.minds_blocks || self.sides.is_fixed() {
@@ -231,14 +232,18 @@ impl Group {
                 .any(|user| self.blocked.contains(user))
     }
 
+    /// Who takes more to compare than [`ACCEPT_STEPS_MAX`] is not accepted, before it takes more still.
     fn queries_accept(&self, view: View<'_>, candidate: &Candidate) -> bool {
+        let steps_end = view.symbols.counted() + ACCEPT_STEPS_MAX;
+        let accepts = |asking: &Candidate, asked: &Candidate| {
+            view.symbols.counted() < steps_end && asking.demands.accept(asked, view.symbols)
+        };
         let mut strict = self.strict.iter().map(|key| &view.seats[*key].candidate);
-        if !strict.all(|member| member.demands.accept(candidate, view.symbols)) {
+        if !strict.all(|member| accepts(member, candidate)) {
             return false;
         }
         let mut members = self.members.iter().map(|key| &view.seats[*key].candidate);
-        !candidate.demands.is_strict
-            || members.all(|member| candidate.demands.accept(member, view.symbols))
+        !candidate.demands.is_strict || members.all(|member| accepts(candidate, member))
     }
 }
 
@@ -253,3 +258,10 @@ fn look(seat: &Seat, rule: usize, is_oldest: bool) -> Look<'_> {
 
 /// So many users whom a ticket blocks count as one look at it.
 const BLOCKS_PER_LOOK: u64 = 32;
+
+/// As how many steps it counts to remember one of them.
+const STEPS_PER_BLOCK: usize = (STEPS_PER_LOOK / BLOCKS_PER_LOOK) as usize;
+
+/// How many steps the queries of all members and of one who comes take at the most, about: a thousand of each take less
+/// as long as they don't go through long lists.
+const ACCEPT_STEPS_MAX: u64 = 1 << 20;

@@ -298,8 +298,9 @@ impl Search<'_> {
         let view = self.view;
         self.work += members.len() as u64;
         self.group.clear(view.rules);
+        let looks_end = self.looks_to_build(members.len());
         for key in &members {
-            if !self.fits(*key) || !self.group.add(view, *key) {
+            if self.work > looks_end || !self.fits(*key) || !self.group.add(view, *key) {
                 return None;
             }
         }

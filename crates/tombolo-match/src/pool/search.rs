@@ -26,6 +26,9 @@ pub(super) const SEARCH_LOOKS_MAX: u64 = 16_384;
 /// How many are looked at to try every group that there may be, once nobody else fits.
 const ALL_LOOKS_MAX: u64 = 4096;
 
+/// How many looks comparisons take for one group, beside two for each who comes into question.
+const BUILD_LOOKS_MAX: u64 = 4096;
+
 /// When a search is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -283,7 +286,7 @@ impl Search<'_> {
             self.work += 1 + chosen.len() as u64;
             if self.group.size + sizes[next] >= least {
                 for (at, key) in gathered.iter().enumerate().skip(next) {
-                    if self.group.size == view.rules.shape.players_max() {
+                    if self.group.size == view.rules.shape.players_max() || self.work > looks_end {
                         break;
                     }
                     self.work += 1;
@@ -327,7 +330,11 @@ impl Search<'_> {
         // Where the distance alone says how good a match is, they are in the right order already.
         let is_ordered = !view.rules.has_quality_beside_distance();
         let mut best: Option<(Key, f64, Verdict)> = None;
+        let looks_end = self.work + SEARCH_LOOKS_MAX;
         for other in gathered {
+            if self.work > looks_end {
+                break;
+            }
             let priority = view.seats[*other].ticket.priority;
             if let Some((best, ..)) = &best
                 && (is_ordered || view.seats[*best].ticket.priority > priority)
@@ -355,8 +362,9 @@ impl Search<'_> {
         let view = self.view;
         let full = view.rules.shape.players_max();
         self.start(base);
+        let looks_end = self.looks_to_build(gathered.len());
         for key in gathered {
-            if self.group.size == full {
+            if self.group.size == full || self.work > looks_end {
                 break;
             }
             if left_out == Some(*key) {
@@ -368,6 +376,11 @@ impl Search<'_> {
             }
         }
         self.work += self.group.sides.take_looks();
+    }
+
+    /// Where a group of some of so many ends that take more to compare than a look each.
+    pub(super) fn looks_to_build(&self, count: usize) -> u64 {
+        self.work + 2 * count as u64 + BUILD_LOOKS_MAX
     }
 
     /// Whether the group with one more would keep every rule. Whoever asks counts one look; what a comparison takes

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pattern;
+use super::pattern::Pattern;
 
 /// A text's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,7 @@ pub(super) struct Symbols {
     /// Indexed by number: the text, and how often it is in use.
     texts: Vec<(Arc<str>, u32)>,
     free: Vec<u32>,
-    /// Steps of comparisons by patterns that nobody has counted yet.
+    /// Steps of comparisons that nobody has taken into account yet.
     compared: Cell<u64>,
 }
 
@@ -52,17 +52,40 @@ impl Symbols {
         &self.texts[symbol.0 as usize].0
     }
 
-    /// Whether a text is as a pattern has it.
-    pub(super) fn is_like(&self, symbol: Symbol, pattern: &str) -> bool {
-        let mut steps = self.compared.get();
-        let is_like = pattern::is_like(self.text(symbol), pattern, &mut steps);
-        self.compared.set(steps);
-        is_like
+    /// Whether one of these texts is as a pattern has it.
+    pub(super) fn is_any_like(&self, texts: &[Symbol], pattern: &str) -> bool {
+        self.count(PATTERN_STEPS + pattern.len());
+        let pattern = Pattern::new(pattern);
+        texts.iter().any(|symbol| {
+            let text = self.text(*symbol);
+            self.count(1 + text.len());
+            pattern.is_like(text)
+        })
     }
 
-    /// As how many looks at tickets the comparisons count that were made since this was asked last.
+    /// Whether one of these texts begins so.
+    pub(super) fn any_begins(&self, texts: &[Symbol], prefix: &str) -> bool {
+        texts.iter().any(|symbol| {
+            self.count(1);
+            self.text(*symbol).starts_with(prefix)
+        })
+    }
+
+    /// Counts steps of a comparison.
+    pub(super) fn count(&self, steps: usize) {
+        self.compared.set(self.compared.get() + steps as u64);
+    }
+
+    /// How many steps were counted since somebody took them.
+    pub(super) fn counted(&self) -> u64 {
+        self.compared.get()
+    }
+
+    /// As how many looks at tickets the steps count that nobody has taken yet; what is less than one is left.
     pub(super) fn take_looks(&self) -> u64 {
-        self.compared.take().div_ceil(STEPS_PER_LOOK)
+        let steps = self.compared.get();
+        self.compared.set(steps % STEPS_PER_LOOK);
+        steps / STEPS_PER_LOOK
     }
 
     /// Ends one use.
@@ -77,4 +100,7 @@ impl Symbols {
 }
 
 /// So many steps of comparisons count as one look at a ticket.
-const STEPS_PER_LOOK: u64 = 256;
+pub(super) const STEPS_PER_LOOK: u64 = 256;
+
+/// As how many steps it counts to read a pattern, beside its bytes.
+const PATTERN_STEPS: usize = 64;

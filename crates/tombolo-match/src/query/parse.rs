@@ -1,6 +1,6 @@
 //! A text to a query.
 
-use super::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Test};
+use super::{Bound, CLAUSES_MAX, Clause, Occur, QUERY_BYTES_MAX, Test, WILDCARDS_MAX};
 use crate::value::{TEXT_BYTES_MAX, check_number};
 use crate::word::Name;
 
@@ -14,6 +14,12 @@ pub enum QueryError {
     /// More than [`CLAUSES_MAX`].
     #[error("a query has at most {CLAUSES_MAX} clauses")]
     TooMany,
+    /// More than [`WILDCARDS_MAX`] words with a `*` or a `?` in them.
+    #[error("column {column}: a query has at most {WILDCARDS_MAX} words with * or ? in them")]
+    Wildcards {
+        /// Where the first begins that is too much, from 1, in bytes.
+        column: usize,
+    },
     /// Something else than a clause.
     #[error("column {column}: {expected} is expected")]
     Expected {
@@ -43,6 +49,7 @@ pub(super) fn clauses(text: &str, origin: Origin) -> Result<Vec<Clause>, QueryEr
         origin,
     };
     let mut clauses = Vec::new();
+    let mut wildcards = 0;
     loop {
         reader.skip_spaces();
         if reader.rest().is_empty() {
@@ -51,7 +58,12 @@ pub(super) fn clauses(text: &str, origin: Origin) -> Result<Vec<Clause>, QueryEr
         if reader.is_all() {
             continue;
         }
+        let column = reader.at + 1;
         let clause = reader.clause()?;
+        wildcards += usize::from(matches!(clause.test, Test::Prefix(_) | Test::Pattern(_)));
+        if wildcards > WILDCARDS_MAX && origin == Origin::Newcomer {
+            return Err(QueryError::Wildcards { column });
+        }
         if clauses.len() == CLAUSES_MAX {
             return Err(QueryError::TooMany);
         }

@@ -1,6 +1,6 @@
 //! The query form.
 
-use tombolo_match::{Body, Entry, OperationId, Pool, Query, Value};
+use tombolo_match::{Body, Entry, OperationId, Pool, Query, Ticket, Value};
 
 use crate::world::{World, asking, having, id, list, map, solo, text};
 
@@ -146,6 +146,11 @@ fn bad_queries_say_where() {
         error("-name:a\\:b"),
         "column 7: a word in quotes, and no backslash, is expected"
     );
+    assert_eq!(
+        error(&"-a:*x ".repeat(9)),
+        "column 49: a query has at most 8 words with * or ? in them"
+    );
+    assert!(Query::parse(&"-a:* -a:\"?\" -b:x*  ".repeat(8)).is_ok());
     for plain in ["a:\"/.*x/\"", "a:\"x~2\"", "a:~", "a:x/y", "a:~x"] {
         assert!(Query::parse(plain).is_ok(), "{plain}");
     }
@@ -183,29 +188,84 @@ fn words_have_wildcards_in_them() {
     assert!(world.matched().is_empty(), "one of the list is so");
 }
 
+/// As many long names as one user may have, all alike but for their ends.
+fn named_at_length(number: u128) -> Ticket {
+    let texts: Vec<_> = (10..74)
+        .map(|at| format!("{}{at}", "a".repeat(126)))
+        .collect();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    having(solo(number), "name", list(&texts))
+}
+
+/// What it costs to compare ten of those with one who asks for this, and for what nobody has.
+fn work_of(query: &str) -> u64 {
+    let mut world = duel();
+    world.submit_all((2..12).map(|number| asking(named_at_length(number), "-name:*")));
+    while !world.pool.propose(world.now, 1000).is_complete {}
+    world
+        .submit(asking(solo(1), &format!("{query} +other:*")))
+        .unwrap();
+    let step = world.pool.propose(world.now, 100_000);
+    assert!(step.matches.is_empty());
+    step.work
+}
+
 #[test]
-fn to_compare_with_patterns_counts() {
-    let work = |query: &str| {
-        let mut world = duel();
-        let texts: Vec<_> = (10..42)
-            .map(|at| format!("{}{at}", "a".repeat(126)))
-            .collect();
-        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
-        world.submit_all((2..12).map(|number| {
-            let other = having(solo(number), "name", list(&texts));
-            asking(other, "-name:*")
-        }));
-        while !world.pool.propose(world.now, 1000).is_complete {}
-        world.submit(asking(solo(1), query)).unwrap();
-        let step = world.pool.propose(world.now, 100_000);
-        assert!(step.matches.is_empty());
-        step.work
+fn to_compare_with_patterns_and_prefixes_counts() {
+    // Ten others, of 64 texts each.
+    let patterns = work_of(&format!("+name:*{}b*", "a".repeat(60)));
+    assert!(patterns >= 10 * 64 * 128 / 256, "{patterns}");
+    let prefixes = work_of(&"-name:b* ".repeat(8)) - work_of("");
+    assert!(prefixes >= 8 * 10 * 64 / 256, "{prefixes}");
+}
+
+#[test]
+fn no_pattern_costs_more_than_a_step_for_each_letter_that_it_is_compared_with() {
+    let worst = format!("-name:*{}b* ", "a".repeat(110)).repeat(8);
+    let work = work_of(&worst);
+    // Eight, each with 64 texts of ten others.
+    assert!(work < 8 * 10 * (64 * 129 + 256) / 256 + 100, "{work}");
+}
+
+#[test]
+fn a_step_ends_however_much_it_takes_to_compare_those_who_come_into_question() {
+    let worst = format!("{{}}name:*{}b* ", "a".repeat(110)).repeat(8);
+    // They would like something; or they refuse each other in the end; or take much to accept each other.
+    for sign in ["", "+", "-"] {
+        let query = worst.replace("{}", sign);
+        for rules in ["min = 80, max = 100", "min = 2, max = 2"] {
+            let mut world = World::new(&format!("name = \"p\"\nplayers = {{ {rules} }}"));
+            world.submit(solo(1)).unwrap();
+            world.submit_all((2..100).map(|number| asking(named_at_length(number), &query)));
+            for _ in 0..3 {
+                let step = world.pool.propose(world.now, 4096);
+                assert!(step.work < 60_000, "{sign} {rules}: {}", step.work);
+                world.wait(1);
+            }
+            if let Some(why) = world.pool.explain(&id(99), world.now) {
+                assert!(why.work < 60_000, "{sign} {rules}: {}", why.work);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_is_kept_away_by_a_rule_that_relaxes_costs_no_more_however_much_queries_take() {
+    let worst = format!("-name:*{}b* ", "a".repeat(110)).repeat(8);
+    let mut world = World::new(
+        "name = \"duel\"\nplayers = { min = 2, max = 2 }
+        rules = [{ kind = \"distance\", attribute = \"skill\", max = 1, relax = { every = \"1s\", by = 1, limit = 1000 } }]",
+    );
+    let far = |number: u128| {
+        let skill = Value::Number(number as f64 * 100.0);
+        asking(having(named_at_length(number), "skill", skill), &worst)
     };
-    let pattern = format!("+name:*{}b*", "a".repeat(60));
-    // Ten others, of 32 texts each, by as many steps as there are letters in both, multiplied.
-    let steps = 10 * 32 * 60 * 60;
-    assert!(work(&pattern) >= steps / 256, "{}", work(&pattern));
-    assert!(work("+name:b*") < 100);
+    world.submit_all([far(1), far(2)]);
+    let why = world.pool.explain(&id(1), world.now).unwrap();
+    assert!(why.relaxation.is_some());
+    // Twice both ways for what stands in the way, and a search.
+    let comparison = 8 * (64 * 129 + 256) / 256;
+    assert!(why.work < 8 * comparison + 200, "{}", why.work);
 }
 
 #[test]
@@ -221,6 +281,28 @@ fn a_query_of_a_log_from_before_such_were_refused_is_read() {
     world.apply(entry.body).unwrap();
     let query = world.pool.ticket(&id(1)).unwrap().query.to_string();
     assert_eq!(query, "-blocked:/.*id7.*/");
+    let rules = world.pool.rules().clone();
+    assert!(Pool::restore(rules, &world.pool.snapshot()).is_ok());
+}
+
+#[test]
+fn a_query_of_a_log_with_more_wildcards_than_are_taken_now_is_read() {
+    let body = Body::Submitted(asking(solo(1), &"-name:x0 ".repeat(9)));
+    let entry = Entry {
+        time: duel().now,
+        body,
+    };
+    let mut bytes = entry.encode(OperationId([1; 16])).to_vec();
+    for at in 0..bytes.len() - 1 {
+        if bytes[at..].starts_with(b"x0") {
+            bytes[at + 1] = b'*';
+        }
+    }
+    let (_, entry) = Entry::decode(&bytes).unwrap();
+    let mut world = duel();
+    world.apply(entry.body).unwrap();
+    world.submit(having(solo(2), "name", text("xy"))).unwrap();
+    assert!(world.matched().is_empty(), "it is as it was");
     let rules = world.pool.rules().clone();
     assert!(Pool::restore(rules, &world.pool.snapshot()).is_ok());
 }

@@ -37,9 +37,10 @@ pub(super) fn answer(
     let time = state.time(node);
     let why = state.pool.explain_among(ticket, time, EXPLAINED_MAX);
     let work = why.as_ref().map_or(0, |why| why.work);
-    let unused = WORK_MAX.saturating_sub(usize::try_from(work).unwrap_or(WORK_MAX));
     if let Some(comparisons) = &mut state.comparisons {
-        comparisons.put_back(unused);
+        // It may have taken more than was left for it.
+        comparisons.put_back(WORK_MAX);
+        comparisons.owe(usize::try_from(work).unwrap_or(usize::MAX));
     }
     drop(state);
     let why = why.ok_or_else(|| reject(&Illegal::Unknown))?;
@@ -86,8 +87,8 @@ pub(super) fn obstacle(obstacle: &Obstacle) -> String {
 /// How many others are looked at when a device asks why.
 const EXPLAINED_MAX: usize = 1000;
 
-/// How many comparisons one answer takes at the most, about: so many must be left for it, and what it does not take
-/// is given back.
+/// How many comparisons one answer usually takes at the most: so many must be left for it. What it does not take is given
+/// back, and what it takes beyond is owed.
 const WORK_MAX: usize = 16 * 1024;
 
 /// How many comparisons of two tickets all answers of a pool may take on one node, at about 2 µs each: so that those who ask
