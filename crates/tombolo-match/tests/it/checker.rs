@@ -60,7 +60,7 @@ impl Plan {
         let is_nowhere = !playing.is_empty()
             && REGIONS
                 .iter()
-                .all(|region| self::worst(&playing, region).is_infinite());
+                .all(|region| worst(&playing, region).is_infinite());
         let is_anywhere = is_nowhere || venue.is_some_and(|venue| venue.region.is_none());
         if self.latency.is_some() && !is_anywhere {
             let max = self.strictest(&tickets, now, |waited| self.latency_at(waited));
