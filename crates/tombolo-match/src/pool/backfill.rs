@@ -130,10 +130,12 @@ impl Pool {
         running.is_fresh = true;
         running.progress = Progress::default();
         let generation = running.generation;
-        let sizes = running.sides.iter().flatten();
-        let size: u32 = sizes.map(|key| self.seats[*key].candidate.size).sum();
+        let size_of = |key: &Key| self.seats[*key].candidate.size;
+        let sizes = running.sides.iter();
+        let sizes = sizes.map(|side| side.iter().map(size_of).sum());
+        let is_full = self.rules.shape.is_full(sizes);
         self.running.insert(id, running);
-        if size < self.rules.shape.players_full() {
+        if !is_full {
             events.push(Event::BackfillOpened { id, generation });
             return;
         }

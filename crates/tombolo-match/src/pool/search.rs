@@ -133,7 +133,8 @@ impl Search<'_> {
         self.work += 1;
         self.start(base);
         let before = self.group.members.len();
-        if self.group.size >= view.rules.shape.players_full() {
+        let sizes = self.group.sides.iter().map(|side| side.load);
+        if view.rules.shape.is_full(sizes) {
             return None;
         }
         let (verdict, members) = self.find(base).ok()?;

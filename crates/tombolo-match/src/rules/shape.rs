@@ -67,7 +67,13 @@ impl Shape {
         self.teams.iter().map(|team| team.max).sum()
     }
 
-    /// The same, as a multiple of what it must be.
+    /// Whether nobody is missing in teams of so many: that one has grown fills no other.
+    pub(crate) fn is_full(&self, mut sizes: impl Iterator<Item = u32>) -> bool {
+        let mut teams = self.teams.iter();
+        teams.all(|team| sizes.next().unwrap_or_default() >= team.max)
+    }
+
+    /// The users of a match in which nobody is missing, as a multiple of what it must be.
     pub(crate) fn players_most(&self) -> u32 {
         self.players_full() / self.multiple * self.multiple
     }

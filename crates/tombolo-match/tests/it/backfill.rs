@@ -94,6 +94,33 @@ fn newcomers_join_a_running_match_whose_teams_stay() {
 }
 
 #[test]
+fn a_team_that_has_grown_fills_no_other_of_a_running_match() {
+    let mut world = World::new(
+        "name = \"teams\"\n[[teams]]\nname = \"side\"\nquantity = 2\nmin = 4\nmax = 4
+        grow = [{ after = 10, value = 6 }]",
+    );
+    let (grown, small) = (skilled(100, &[0.0; 6]), skilled(101, &[0.0; 2]));
+    let body = Body::Backfill(running(0, vec![grown], vec![small]));
+    world.apply(body).unwrap();
+    world.submit(solo(1)).unwrap();
+    let events = world.events();
+    let [
+        Event::Matched(formed),
+        Event::BackfillOpened { generation: 2, .. },
+    ] = &events[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(formed.sides[1].parties[0].ticket, id(1));
+    world.submit(solo(2)).unwrap();
+    let filled = Event::BackfillEnded {
+        id: RUNNING,
+        reason: BackfillEnd::Filled,
+    };
+    assert_eq!(world.events().last(), Some(&filled));
+}
+
+#[test]
 fn a_running_match_comes_before_new_ones() {
     let mut world = World::new("name = \"duel\"\nplayers = { min = 2, max = 2 }");
     let body = Body::Backfill(Backfill {

@@ -87,6 +87,22 @@ fn a_relaxation_in_many_steps_is_told_too() {
 }
 
 #[test]
+fn rules_of_the_whole_match_count_where_the_teams_are_enough_only_by_then() {
+    let mut world = World::new(
+        "name = \"p\"\nteams = [{ name = \"side\", quantity = 2, min = 2, max = 2, relax = [{ after = 10, value = 1 }] }]
+        [[rules]]\nkind = \"distance\"\nattribute = \"skill\"\nmax = 1\nrelax = { off = \"5s\" }
+        [[rules]]\nkind = \"balance\"\nattribute = \"skill\"\nmeasure = \"sum\"\nmax = 0\nrelax = { off = \"30s\" }",
+    );
+    world.submit_all([skilled(1, &[0.0]), skilled(2, &[50.0])]);
+    let relaxed = |world: &World| world.pool.explain(&id(1), world.now).unwrap().relaxation;
+    assert_eq!(relaxed(&world).unwrap().after, Duration::from_secs(30));
+    world.wait(29);
+    assert!(world.matched().is_empty());
+    world.wait(1);
+    assert_eq!(world.matched(), [["u1", "u2"]]);
+}
+
+#[test]
 fn it_is_told_when_fewer_are_enough_or_no_more_are_waited_for() {
     for rules in [
         "fill = 20\nplayers = { min = 3, max = 5 }",
