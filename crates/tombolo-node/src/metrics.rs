@@ -176,6 +176,7 @@ const FAMILIES: &[Family] = &[
     ("tombolo_services_listings_failed", Counter, "How often the engine did not take what is public about a room.", |s| s.services.listings_failed),
     ("tombolo_services_logs_panicked", Counter, "How often something about one log panicked: it began anew.", |s| s.services.logs_panicked),
     ("tombolo_services_sessions_panicked", Counter, "Sessions ended because what was done for them panicked.", |s| s.services.sessions_panicked),
+    ("tombolo_services_items_panicked", Counter, "What others said and was refused because it panicked.", |s| s.services.items_panicked),
     ("tombolo_match_tickets", Counter, "Tickets that devices here have submitted to pools.", |s| s.services.tickets),
     ("tombolo_match_matched", Counter, "Matches that devices here were told of.", |s| s.services.matched),
     ("tombolo_match_claims_conflicted", Counter, "Claims that were made anew.", |s| s.services.claims_conflicted),

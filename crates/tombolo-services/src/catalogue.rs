@@ -184,7 +184,14 @@ impl Catalogue {
         let mut rooms = self.lock();
         match event {
             WatchEvent::Put { key, entry } => {
-                if !rooms.take_in(&key, &entry) {
+                let take_in = || rooms.take_in(&key, &entry);
+                let taken_in = node.take_in("a record of a room", take_in);
+                if taken_in.is_none()
+                    && let Some(room) = room_of(&key)
+                {
+                    rooms.untell(&room, entry.revision);
+                }
+                if taken_in != Some(true) {
                     node.counters.cluster.records_refused.add(1);
                 }
             }

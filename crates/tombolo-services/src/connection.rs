@@ -66,7 +66,9 @@ impl Connection {
     /// When the device breaks the contract, or the session has gone on elsewhere or is over: send
     /// [`Reject`] and close.
     pub fn receive(&self, frame: ClientFrame, reliable: bool) -> Result<(), Reject> {
-        self.take_in(frame, reliable).inspect_err(|reject| {
+        let take_in = || self.take_in(frame, reliable);
+        let taken_in = self.node.do_for(&self.session, take_in);
+        taken_in.inspect_err(|reject| {
             self.node.counters.count_refused(reject.code);
             tracing::debug!(user = %self.session.user, %reject, "connection ended");
         })

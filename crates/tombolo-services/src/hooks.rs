@@ -327,8 +327,11 @@ pub(crate) async fn tick(node: Arc<Node>) {
         interval.tick().await;
         ticks.number += 1;
         let hosts: Vec<_> = lock(&node.host_by_room).values().cloned().collect();
-        for host in hosts.iter().filter(|host| host.is_ticked_by(&node)) {
-            ticks.begin(&node, &hooks, host.name());
+        for host in hosts {
+            let is_ticked = || host.is_ticked_by(&node);
+            if node.take_in("a room's tick", is_ticked) == Some(true) {
+                ticks.begin(&node, &hooks, host.name());
+            }
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct Stats {
     pub logs_panicked: u64,
     /// Sessions that were ended because what was done for them panicked.
     pub sessions_panicked: u64,
+    /// What other nodes, rooms and the directory said, and was refused because it panicked.
+    pub items_panicked: u64,
     /// What has happened in fields.
     pub fields: FieldStats,
     /// What has happened between this node and others.
@@ -162,6 +164,7 @@ pub(crate) struct Counters {
     pub(crate) listings_failed: Counter,
     pub(crate) logs_panicked: Counter,
     pub(crate) sessions_panicked: Counter,
+    pub(crate) items_panicked: Counter,
     pub(crate) fields: FieldCounters,
     pub(crate) cluster: ClusterCounters,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
@@ -252,6 +255,7 @@ impl Counters {
             listings_failed: self.listings_failed.value(),
             logs_panicked: self.logs_panicked.value(),
             sessions_panicked: self.sessions_panicked.value(),
+            items_panicked: self.items_panicked.value(),
             refused: lock(&self.refused).clone(),
             resumes_refused: resumes_refused
                 .iter()

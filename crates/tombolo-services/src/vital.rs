@@ -6,6 +6,7 @@
 //! | one log | it begins anew, the seldomer the more often it panics |
 //! | one session | the session ends, and its device begins anew |
 //! | one field | the sessions in it end, and their devices begin anew |
+//! | one thing that others say: a message, a record, a question | it is refused, and whoever it was for is told |
 
 use std::future::{pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -113,10 +114,38 @@ impl Node {
         run: impl Future<Output = ()>,
     ) {
         if caught(run).await.is_err() {
-            tracing::error!(user = %session.user, "a task of its session panicked: the session ends");
-            self.counters.sessions_panicked.add(1);
-            self.begin_anew(session, "what was done for the session has failed");
+            self.on_panic_of(session);
         }
+    }
+
+    /// The same for what is done at once.
+    pub(crate) fn do_for<T>(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        run: impl FnOnce() -> Result<T, Reject>,
+    ) -> Result<T, Reject> {
+        caught_now(run).unwrap_or_else(|Panicked| {
+            self.on_panic_of(session);
+            let why = "what was done for the session has failed";
+            Err(Reject::new(ErrorCode::NotResumable, why))
+        })
+    }
+
+    fn on_panic_of(self: &Arc<Self>, session: &Arc<Session>) {
+        tracing::error!(user = %session.user, "a task of its session panicked: the session ends");
+        self.counters.sessions_panicked.add(1);
+        self.begin_anew(session, "what was done for the session has failed");
+    }
+
+    /// Takes in one of many things that others say, none of which must take the node with it, nor others after it, where it
+    /// is said again. `None` when that panics: then whoever it was for is to be told.
+    pub(crate) fn take_in<T>(&self, what: &'static str, run: impl FnOnce() -> T) -> Option<T> {
+        let taken_in = caught_now(run).ok();
+        if taken_in.is_none() {
+            tracing::error!(what, "panicked: it is refused");
+            self.counters.items_panicked.add(1);
+        }
+        taken_in
     }
 
     /// Ends a session whose device is to begin another one. Its rooms keep its seats.
@@ -139,6 +168,11 @@ pub(crate) async fn caught<F: Future>(run: F) -> Result<F::Output, Panicked> {
         }
     })
     .await
+}
+
+/// Runs what does not wait to its end, which may be a panic.
+fn caught_now<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }
 
 pub(crate) struct Panicked;

@@ -79,6 +79,16 @@ pub(crate) enum Parsed {
     Settled(SessionId, RoomId),
 }
 
+/// Whom it concerns when an item does not get where it was to go.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Concern {
+    /// The member whose message or introduction it is.
+    Sender(Sender),
+    /// The session that it was for, or that goes from node to node.
+    Session(SessionId),
+    Nobody,
+}
+
 /// An item is malformed, or of a kind that this version does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadItem;
@@ -93,6 +103,25 @@ impl Arrival {
         };
         size_of::<Self>() + content
     }
+}
+
+pub(super) fn concern_of(item: &Item) -> Concern {
+    let by_sender =
+        |sender: &Option<wire::Sender>| parse_sender(sender.clone()).map(Concern::Sender);
+    let by_session = |session: &Bytes| parse_session(session).map(Concern::Session);
+    let concern = match &item.body {
+        Some(item::Body::Message(message)) => by_sender(&message.sender),
+        Some(item::Body::Introduction(introduction)) => by_sender(&introduction.sender),
+        Some(item::Body::Forward(forward)) if forward.sender.is_some() => {
+            by_sender(&forward.sender)
+        }
+        Some(item::Body::Forward(forward)) => by_session(&forward.session),
+        Some(item::Body::Refusal(refusal)) => by_session(&refusal.session),
+        Some(item::Body::Passed(place) | item::Body::Settled(place)) => by_session(&place.session),
+        // Its session is on another node.
+        Some(item::Body::Moved(_)) | None => Ok(Concern::Nobody),
+    };
+    concern.unwrap_or(Concern::Nobody)
 }
 
 pub(super) fn parse(item: Item) -> Result<Parsed, BadItem> {

@@ -40,7 +40,10 @@ pub(super) async fn serve(node: Arc<Node>) {
     loop {
         if let Ok(mut server) = node.engine.serve(&subject, QUESTIONS_MAX).await {
             while let Some(request) = server.next().await {
-                let outcome = answer(&node, &request.payload);
+                let answer = || answer(&node, &request.payload);
+                let outcome = node.take_in("a question for a session", answer);
+                // As where nobody knows it: the device begins another.
+                let outcome = outcome.unwrap_or_else(|| refused(wire::SessionRefusal::Unknown));
                 let answer = wire::SessionAnswer {
                     version: VERSION,
                     outcome: Some(outcome),

@@ -9,8 +9,8 @@ use tombolo_engine::{BusEvent, Pattern, Subscription};
 use tombolo_wire::NodeId;
 use tombolo_wire::v1::ErrorCode;
 
-use super::arrival::{self, Parsed, Refusal};
-use super::generated::{Frame, Item, item};
+use super::arrival::{self, Concern, Parsed, Refusal};
+use super::generated::{Frame, Item};
 use super::link::FrameError;
 use super::{decode, handover, inbox_of};
 use crate::lock::lock;
@@ -91,7 +91,7 @@ impl super::Cluster {
 /// keep this node from the others, nor from what they say.
 async fn flush(node: &Arc<Node>) {
     for item in node.cluster.take_undelivered() {
-        return_item(node, &item);
+        node.take_in("what could not be delivered", || return_item(node, &item));
     }
     let cluster = &node.counters.cluster;
     for (to, mut frame) in node.cluster.poll_frames() {
@@ -111,7 +111,8 @@ async fn flush(node: &Arc<Node>) {
 }
 
 fn handle_payload(node: &Arc<Node>, payload: &[u8]) {
-    if let Err(error) = handle_frame(node, payload) {
+    let handle = || handle_frame(node, payload);
+    if let Some(Err(error)) = node.take_in("a frame of another node", handle) {
         node.counters.cluster.count_refused(error);
         tracing::debug!(%error, "node frame refused");
     }
@@ -131,51 +132,65 @@ fn handle_frame(node: &Arc<Node>, payload: &[u8]) -> Result<(), FrameError> {
     cluster.frames_received.add(1);
     cluster.repairs.add(u64::from(received.repaired));
     for item in received.undelivered {
-        return_item(node, &item);
+        node.take_in("what could not be delivered", || return_item(node, &item));
     }
     for item in received.items {
-        match arrival::parse(item) {
-            Ok(Parsed::Arrival(arrival)) => node.arrive(&from, arrival),
-            Ok(Parsed::Refusal(refusal)) => handle_refusal(node, refusal),
-            Ok(Parsed::Forward {
-                session,
-                body,
-                is_reliable,
-                sender,
-            }) => {
-                let sender = sender.as_ref();
-                handover::handle_forward(node, &from, session, *body, is_reliable, sender);
-            }
-            Ok(Parsed::Passed(session, room)) => {
-                let host = lock(&node.host_by_room).get(&room).cloned();
-                if let Some(host) = host {
-                    host.on_passed(node, &from, session);
-                }
-            }
-            Ok(Parsed::Settled(session, room)) => {
-                handover::handle_settled(node, &from, session, &room);
-            }
-            Err(arrival::BadItem) => cluster.items_refused.add(1),
+        let concern = arrival::concern_of(&item);
+        let handle = || handle_item(node, &from, item);
+        if node.take_in("what another node says", handle).is_none() {
+            give_up(node, &from, concern);
         }
     }
     Ok(())
 }
 
+fn handle_item(node: &Arc<Node>, from: &NodeId, item: Item) {
+    match arrival::parse(item) {
+        Ok(Parsed::Arrival(arrival)) => node.arrive(from, arrival),
+        Ok(Parsed::Refusal(refusal)) => handle_refusal(node, refusal),
+        Ok(Parsed::Forward {
+            session,
+            body,
+            is_reliable,
+            sender,
+        }) => {
+            let sender = sender.as_ref();
+            handover::handle_forward(node, from, session, *body, is_reliable, sender);
+        }
+        Ok(Parsed::Passed(session, room)) => {
+            let host = lock(&node.host_by_room).get(&room).cloned();
+            if let Some(host) = host {
+                host.on_passed(node, from, session);
+            }
+        }
+        Ok(Parsed::Settled(session, room)) => {
+            handover::handle_settled(node, from, session, &room);
+        }
+        Err(arrival::BadItem) => node.counters.cluster.items_refused.add(1),
+    }
+}
+
+/// What another node has said is not done: nobody who trusts that it is must go on so.
+fn give_up(node: &Arc<Node>, from: &NodeId, concern: Concern) {
+    let why = "what another node said has failed";
+    match concern {
+        Concern::Sender(sender) => {
+            let reject = Reject::new(ErrorCode::Unavailable, why);
+            node.refuse_there(from, &sender, reject);
+        }
+        Concern::Session(session) => {
+            let session = lock(&node.sessions).wherever(&session);
+            if let Some(session) = session {
+                node.begin_anew(&session, why);
+            }
+        }
+        Concern::Nobody => {}
+    }
+}
+
 /// A member is told that what it sent did not reach its receiver's node.
 pub(super) fn return_item(node: &Arc<Node>, item: &Item) {
-    let sender = match &item.body {
-        Some(item::Body::Message(message)) => message.sender.as_ref(),
-        Some(item::Body::Introduction(introduction)) => introduction.sender.as_ref(),
-        Some(item::Body::Forward(forward)) => forward.sender.as_ref(),
-        Some(
-            item::Body::Refusal(_)
-            | item::Body::Moved(_)
-            | item::Body::Passed(_)
-            | item::Body::Settled(_),
-        )
-        | None => None,
-    };
-    if let Ok(sender) = arrival::parse_sender(sender.cloned()) {
+    if let Concern::Sender(sender) = arrival::concern_of(item) {
         let reject = Reject::new(ErrorCode::Unavailable, "the member's node has gone");
         node.refuse_wherever(&sender, reject);
     }

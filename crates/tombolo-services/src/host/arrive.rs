@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// Tells a member on another node that its frame was not carried out.
-    fn refuse_there(&self, to: &NodeId, sender: &Sender, reject: Reject) {
+    pub(crate) fn refuse_there(&self, to: &NodeId, sender: &Sender, reject: Reject) {
         if sender.seq == MARK_SEQ {
             // Nobody has said anything; whoever sent the mark must not wait for it.
             return self.pass(to, sender);

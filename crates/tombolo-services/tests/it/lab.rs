@@ -102,10 +102,14 @@ pub(crate) struct Relay {
     pub(crate) urls: Mutex<Vec<String>>,
     /// The relay's own; none stands for the usual one.
     pub(crate) ips: Mutex<Vec<IpAddr>>,
+    /// It panics when it is to let somebody reach this user.
+    pub(crate) trap: Mutex<Option<&'static str>>,
 }
 
 impl RelayHook for Relay {
     fn permit(&self, user: &UserId, peers: &[IpAddr]) {
+        let trap = *self.trap.lock().unwrap();
+        assert_ne!(trap, Some(user.as_str()), "a trap was laid");
         self.permits
             .lock()
             .unwrap()

@@ -2,15 +2,15 @@
 
 use std::panic::panic_any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
 use tombolo_engine::{Local, LocalConfig};
 use tombolo_field::{Sight, Subject};
-use tombolo_services::{Config, HookSet, Hooks, MatchPool, Outgoing};
-use tombolo_wire::v1::{self, ErrorCode, JoinMode, match_request, request, room_act};
+use tombolo_services::{Config, Entropy, HookSet, Hooks, MatchPool, Outgoing};
+use tombolo_wire::v1::{self, ErrorCode, JoinMode, client_frame, match_request, request, room_act};
 use tombolo_wire::{FieldId, NodeId};
 
 use crate::cluster::{cluster, members, start_with};
@@ -262,6 +262,73 @@ impl Drop for Mine {
     fn drop(&mut self) {
         panic!("a trap was laid")
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_frame_panics_ends_and_its_device_begins_anew() {
+    let (nodes, _) = cluster::<1>().await;
+    let users = [("alice", 0), ("bob", 0)];
+    let [mut alice, mut bob] = members(&nodes, "r", users).await;
+    *nodes[0].lab.relay.trap.lock().unwrap() = Some("bob");
+    let ended = alice.send(introduce("bob")).unwrap_err();
+    assert_eq!(ended.code, ErrorCode::NotResumable);
+    let stats = nodes[0].lab.services.stats();
+    assert_eq!((stats.sessions_panicked, stats.sessions), (1, 1));
+    assert_eq!(bob.next_event().await, "?alice");
+    let welcome = alice.connect(&nodes[0].lab).await.unwrap();
+    assert!(!welcome.resumed);
+    let joined = alice.join("r", JoinMode::Join).await.unwrap();
+    assert_eq!(joined.members.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_says_and_panics_is_refused_and_the_node_goes_on() {
+    let (nodes, _) = cluster::<2>().await;
+    let users = [("alice", 0), ("bob", 1)];
+    let [mut alice, mut bob] = members(&nodes, "r", users).await;
+    *nodes[1].lab.relay.trap.lock().unwrap() = Some("bob");
+    for count in 1..3 {
+        alice.send(introduce("bob")).unwrap();
+        assert_eq!(alice.next_refused().await.1, ErrorCode::Unavailable);
+        assert_eq!(nodes[1].lab.services.stats().items_panicked, count);
+    }
+    assert!(nodes[1].lab.services.vitals().check().is_ok());
+    alice.send(message("r", &[], b"still there")).unwrap();
+    assert_eq!(bob.next_delivery().await.1, "still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_for_a_session_that_panics_is_refused_and_the_node_goes_on() {
+    static IS_WILD: AtomicBool = AtomicBool::new(false);
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let (nodes, local) = cluster::<1>().await;
+    let wild = start_with(&local, 1, |config| {
+        config.entropy = Entropy::simulated(|bytes| {
+            assert!(!IS_WILD.load(Ordering::Relaxed), "a trap was laid");
+            bytes.fill(NEXT.fetch_add(1, Ordering::Relaxed));
+        });
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut alice = wild.lab.device("alice").await;
+    let mut bob = wild.lab.device("bob").await;
+    IS_WILD.store(true, Ordering::Relaxed);
+    assert!(!alice.connect(&nodes[0].lab).await.unwrap().resumed);
+    assert!(wild.lab.services.stats().items_panicked > 0);
+    assert!(wild.lab.services.vitals().check().is_ok());
+    IS_WILD.store(false, Ordering::Relaxed);
+    assert!(bob.connect(&nodes[0].lab).await.unwrap().resumed);
+}
+
+fn introduce(to: &str) -> client_frame::Body {
+    client_frame::Body::Introduce(v1::Introduce {
+        room: "r".into(),
+        to: to.into(),
+        introduction: Some(v1::Introduction {
+            attempt: 1,
+            ..v1::Introduction::default()
+        }),
+        ..v1::Introduce::default()
+    })
 }
 
 fn find() -> request::Kind {
