@@ -69,6 +69,11 @@ impl Tellers {
     fn may_tell(&self) -> bool {
         lock(&self.0).take(Instant::now().into_std(), 1)
     }
+
+    /// Nobody was told after all.
+    fn put_back(&self) {
+        lock(&self.0).put_back(1);
+    }
 }
 
 impl Services {
@@ -315,17 +320,22 @@ impl Machine for Board {
         }
         let after = listener.at.map_or(0, |at| at.offset);
         let now: Time = time(node);
+        let tellers = &node.social.tellers;
+        let mut behind = Told::Behind;
         for notice in self.notices_after(after) {
             let offset = notice.number;
             if notice.expires <= now {
                 continue;
             }
             let kind = notice_event::Kind::Notice(on_wire(notice));
-            if !node.social.tellers.may_tell()
-                || !listener.tell(node, Place { offset, ..last }, kind)
-            {
-                return Told::Behind;
+            if !tellers.may_tell() {
+                return behind;
             }
+            if !listener.tell(node, Place { offset, ..last }, kind) {
+                tellers.put_back();
+                return behind;
+            }
+            behind = Told::Some;
             node.counters.delivered.add(1);
         }
         listener.at = Some(last);

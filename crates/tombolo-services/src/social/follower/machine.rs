@@ -71,7 +71,9 @@ pub(in crate::social) enum Told {
     Known,
     /// Now it knows all.
     All,
-    /// It cannot take more at the moment.
+    /// It was told some, and cannot take more at the moment.
+    Some,
+    /// It cannot take any at the moment.
     Behind,
     /// Its session is over.
     Gone,

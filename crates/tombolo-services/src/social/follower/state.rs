@@ -32,7 +32,7 @@ pub(in crate::social) struct State<M: Machine> {
     pub(in crate::social) ticked_at: Option<Instant>,
     pub(super) waiting_by_operation: BTreeMap<OperationId, oneshot::Sender<Outcome<M>>>,
     pub(super) listener_by_session: BTreeMap<SessionId, M::Listener>,
-    /// The listener that was told all last.
+    /// The listener that was told something last.
     told_last: Option<SessionId>,
     pub(super) users: usize,
     /// How often nobody has needed it.
@@ -161,6 +161,10 @@ impl<M: Machine> State<M> {
         {
             Told::Known => {}
             Told::All => self.told_last = Some(*session),
+            Told::Some => {
+                self.told_last = Some(*session);
+                is_behind = true;
+            }
             Told::Behind => is_behind = true,
             Told::Gone => gone.push(*session),
         };
