@@ -35,6 +35,7 @@ use tombolo_wire::{NodeId, UserId};
 use crate::config::ROOM_MEMBERS_MAX;
 use crate::node::Node;
 use crate::session::Session;
+use crate::vital::join_next;
 use desk::Desk;
 
 pub(crate) use requests::{MatchmakerRequest, carry_out, parse};
@@ -135,9 +136,7 @@ impl Matchmaker {
 pub(crate) async fn run(node: Arc<Node>) {
     let mut tasks = JoinSet::new();
     for desk in node.matchmaker.desk_by_pool.values() {
-        tasks.spawn(Arc::clone(desk).follow(Arc::clone(&node)));
-        tasks.spawn(Arc::clone(desk).attend(Arc::clone(&node), Desk::lead));
-        tasks.spawn(Arc::clone(desk).attend(Arc::clone(&node), presence::watch));
+        tasks.spawn(Arc::clone(desk).attend(Arc::clone(&node)));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -153,9 +152,14 @@ pub(crate) async fn lose(node: Arc<Node>, lost: NodeId, incarnation: u64) {
             incarnation,
         };
         // Side by side: one pool may take no entries for long.
-        tasks.spawn(async move { desk.insist(&node, body).await });
+        tasks.spawn(async move {
+            let insist = || async {
+                desk.insist(&node, body.clone()).await;
+            };
+            node.attend_log(&desk.key, insist, || {}).await;
+        });
     }
-    while tasks.join_next().await.is_some() {}
+    while join_next(&mut tasks).await {}
 }
 
 /// Users and their sessions that are told about a ticket.

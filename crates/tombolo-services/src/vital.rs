@@ -7,14 +7,16 @@
 //! | one session | the session ends, and its device begins anew |
 //! | one field | the sessions in it end, and their devices begin anew |
 //! | one thing that others say: a message, a record, a question | it is refused, and whoever it was for is told |
+//! | one snapshot | another one is kept when it is due |
 
 use std::future::{pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tombolo_engine::{Key, latest};
 use tombolo_wire::v1::ErrorCode;
@@ -98,7 +100,10 @@ impl Node {
             }
             self.counters.logs_panicked.add(1);
             tracing::error!(%log, "a task of the log panicked: it begins anew");
-            let_go();
+            // That may panic as well: better read all with what is left than nothing more.
+            if caught(async { let_go() }).await.is_err() {
+                tracing::error!(%log, "what was made of the log is let go of in part only");
+            }
             if began.elapsed() > ANEW_DELAY_MAX {
                 delay = ANEW_DELAY_MIN;
             }
@@ -152,6 +157,20 @@ impl Node {
     pub(crate) fn begin_anew(self: &Arc<Self>, session: &Arc<Session>, why: &str) {
         let reject = Reject::new(ErrorCode::NotResumable, why);
         self.end(session, Parting::Drops, Some(reject));
+    }
+}
+
+/// Waits for the next of some tasks to end; returns whether there was one. When it has panicked, so does whoever waits:
+/// what it was for is not done.
+pub(crate) async fn join_next(tasks: &mut JoinSet<()>) -> bool {
+    match tasks.join_next().await {
+        None => false,
+        Some(Ok(())) => true,
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // Whoever aborts one knows.
+            Err(_) => true,
+        },
     }
 }
 

@@ -19,8 +19,10 @@ use crate::lock::lock;
 use crate::matchmaker;
 use crate::node::Node;
 use crate::reject::Reject;
+use crate::vital::join_next;
 
 /// A room that a node hosted when it was last heard.
+#[derive(Clone)]
 struct Listed {
     key: Key,
     revision: Revision,
@@ -82,12 +84,16 @@ async fn inherit_rooms(node: &Arc<Node>, lost: &NodeId, incarnation: u64) {
     let mut tasks = JoinSet::new();
     for listed in rooms {
         if tasks.len() >= ROOMS_AT_ONCE {
-            tasks.join_next().await;
+            join_next(&mut tasks).await;
         }
-        let lost = Some((lost.clone(), incarnation));
-        tasks.spawn(clear(Arc::clone(node), lost, listed));
+        let (node, lost) = (Arc::clone(node), Some((lost.clone(), incarnation)));
+        // What panics is not done: nobody else comes to it any more.
+        tasks.spawn(async move {
+            let run = || clear(Arc::clone(&node), lost.clone(), listed.clone());
+            node.attend_log(&listed.key, run, || {}).await;
+        });
     }
-    while tasks.join_next().await.is_some() {}
+    while join_next(&mut tasks).await {}
     while catalogue::sweep(node, lost, &names).await.is_err() {
         tokio::time::sleep(RETRY_DELAY).await;
     }

@@ -17,7 +17,7 @@ use tombolo_wire::v1::{self, ErrorCode};
 
 use super::Devices;
 use super::clock::PoolClock;
-use super::presence::Suspects;
+use super::presence::{self, Suspects};
 use super::room::mark_of;
 use super::seats::Beginning;
 use super::tell::{TURN_INTERVAL, Told, Turn, deliver};
@@ -53,7 +53,7 @@ pub(crate) struct Desk {
 
 pub(super) struct State {
     pub(super) pool: Pool,
-    /// Of a log that is read anew: what was read of it. Meanwhile the pool is as it was.
+    /// Of a log that is read anew: what was read of it. Meanwhile the pool is as it was, or empty after a panic.
     pub(super) ahead: Option<Pool>,
     /// Matches of tickets here that were read of then.
     began: Vec<Formed>,
@@ -181,7 +181,13 @@ impl Desk {
 
     /// Whether what is known of the pool is all that its log says.
     pub(super) fn is_readable(&self) -> bool {
-        *self.progress.borrow() > 0 && !self.lock().is_unreadable
+        let state = self.lock();
+        self.is_read() && state.ahead.is_none() && !state.is_unreadable
+    }
+
+    /// Whether all of the log has been read once. What was, is let go of under the lock only.
+    pub(super) fn is_read(&self) -> bool {
+        *self.progress.borrow() > 0
     }
 
     /// Waits until the log has been read so far.
@@ -266,22 +272,28 @@ impl Desk {
         }
     }
 
-    /// Reads the log for as long as it runs.
-    pub(super) async fn follow(self: Arc<Self>, node: Arc<Node>) {
-        let read = node.attend_log(&self.key, || self.read(&node), || self.read_anew());
-        read.await;
+    /// Does what is to be done about the pool for as long as it runs: reads its log, takes part in leading it, and tells
+    /// it who is away. All of that is about one state, so when something of it panics all begins anew.
+    pub(super) async fn attend(self: Arc<Self>, node: Arc<Node>) {
+        let run = || async {
+            tokio::join!(
+                self.read(&node),
+                self.lead(&node),
+                presence::watch(&self, &node)
+            );
+        };
+        node.attend_log(&self.key, run, || self.let_go()).await;
     }
 
-    /// Does something else about the pool for as long as it runs.
-    pub(super) async fn attend<R>(
-        self: Arc<Self>,
-        node: Arc<Node>,
-        run: fn(Arc<Self>, Arc<Node>) -> R,
-    ) where
-        R: Future<Output = ()>,
-    {
-        let run = || run(Arc::clone(&self), Arc::clone(&node));
-        node.attend_log(&self.key, run, || {}).await;
+    /// Lets go of what was made of the log, since that may be half changed: nothing of it is answered, claimed or kept,
+    /// and the lease is left to others until all has been read again.
+    fn let_go(&self) {
+        let mut state = self.lock();
+        self.read_anew(&mut state);
+        state.pool = Pool::new(self.rules.clone());
+        state.clock = PoolClock::new(Time::ZERO);
+        state.is_leading = false;
+        self.progress.send_replace(0);
     }
 
     async fn read(self: &Arc<Self>, node: &Arc<Node>) {
@@ -298,7 +310,8 @@ impl Desk {
                         tokio::select! {
                             biased;
                             event = &mut next => break event,
-                            _ = status.tick() => {
+                            // Not before all was read: what panics here must not keep that from being done.
+                            _ = status.tick(), if self.is_readable() => {
                                 let told = self.lock().tell_status(&self.name, turn);
                                 deliver(node, self, told);
                                 turn = turn.next();
@@ -309,7 +322,7 @@ impl Desk {
                         // Nothing tells when a log that was begun anew has been read, but another
                         // reader of it.
                         Some(TailEvent::Reset) => {
-                            self.read_anew();
+                            self.read_anew(&mut self.lock());
                             continue 'anew;
                         }
                         Some(event) => self.handle_event(node, event),
@@ -322,8 +335,7 @@ impl Desk {
     }
 
     /// Reads the log from its beginning. Until that is done the pool stays as it is.
-    fn read_anew(&self) {
-        let mut state = self.lock();
+    fn read_anew(&self, state: &mut State) {
         state.cursor = None;
         state.entries = 0;
         state.is_unreadable = false;
@@ -355,6 +367,8 @@ impl Desk {
             TailEvent::Retired { at } => state.cursor = Some(at),
             // Begins another tail.
             TailEvent::Reset => {}
+            // A snapshot that can be read may come yet.
+            TailEvent::Synced if state.is_unreadable => state.ahead = None,
             TailEvent::Synced => {
                 if let Some(pool) = state.ahead.take() {
                     state.tell_began(node, &self.name, &pool, &mut told);
@@ -389,10 +403,10 @@ impl Desk {
         let snapshot = state.pool.snapshot();
         let (desk, node) = (Arc::clone(self), Arc::clone(node));
         node.runtime.clone().spawn(async move {
+            let Keeping(desk) = &Keeping(desk);
             if let Err(error) = node.engine.snapshot(&desk.key, at, snapshot).await {
                 tracing::warn!(log = %desk.key, %error, "no snapshot");
             }
-            desk.lock().is_keeping = false;
         });
     }
 }
@@ -494,6 +508,18 @@ impl State {
         self.asker_by_backfill
             .retain(|id, _| pool.generation(id).is_some());
         self.recount(node, name, told);
+        // What was to be told of a match, or done for it, may have been let go of; it is the same when it is done twice.
+        let beginning = self.beginning.values();
+        told.extend(beginning.map(|beginning| Told::Begins(Arc::clone(&beginning.formed))));
+    }
+}
+
+/// A snapshot is on its way to the engine for as long as this is held.
+struct Keeping(Arc<Desk>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.lock().is_keeping = false;
     }
 }
 

@@ -4,7 +4,6 @@
 //! log. It is renewed well before it ends. A node that sees that the matcher's node is gone takes the
 //! lease over at once, without waiting for its end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,18 +37,18 @@ enum Holder {
 
 impl Desk {
     /// Is the pool's matcher whenever this node holds the lease.
-    pub(super) async fn lead(self: Arc<Self>, node: Arc<Node>) {
+    pub(super) async fn lead(&self, node: &Node) {
         loop {
-            let renewal = self.gain_lease(&node).await;
-            self.set_leading(&node, true);
+            let renewal = self.gain_lease(node).await;
+            self.set_leading(node, true);
             // What is being written goes on while the lease is renewed, however long that takes: begun anew it
             // would be written under another name.
             tokio::select! {
                 biased;
-                () = self.keep_lease(&node, renewal) => {}
-                () = self.make_matches(&node) => {}
+                () = self.keep_lease(node, renewal) => {}
+                () = self.make_matches(node) => {}
             }
-            self.set_leading(&node, false);
+            self.set_leading(node, false);
         }
     }
 

@@ -16,6 +16,7 @@ use tombolo_wire::UserId;
 use super::desk::Desk;
 use crate::lock::lock;
 use crate::node::Node;
+use crate::vital::join_next;
 
 /// Sessions of which something has become.
 #[derive(Default)]
@@ -61,19 +62,19 @@ impl Desk {
 }
 
 /// Looks at those that are suspected, for as long as it runs.
-pub(super) async fn watch(desk: Arc<Desk>, node: Arc<Node>) {
+pub(super) async fn watch(desk: &Arc<Desk>, node: &Arc<Node>) {
     loop {
         desk.is_suspected.notified().await;
         let mut tasks = JoinSet::new();
         for (session, user) in desk.take_suspects() {
             if tasks.len() >= SUSPECTS_AT_ONCE {
-                tasks.join_next().await;
+                join_next(&mut tasks).await;
             }
-            let (node, desk) = (Arc::clone(&node), Arc::clone(&desk));
+            let (node, desk) = (Arc::clone(node), Arc::clone(desk));
             tasks.spawn(look_at(node, desk, session, user));
         }
         // No session is looked at twice at the same time.
-        while tasks.join_next().await.is_some() {}
+        while join_next(&mut tasks).await {}
     }
 }
 

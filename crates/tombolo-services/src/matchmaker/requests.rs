@@ -513,7 +513,8 @@ impl Desk {
     pub(super) fn check_own(&self, ticket: &TicketId, user: &UserId) -> Result<(), Reject> {
         match self.has(ticket, user) {
             true => Ok(()),
-            false => Err(reject(&Illegal::Unknown)),
+            false if self.is_read() => Err(reject(&Illegal::Unknown)),
+            false => Err(unavailable("the pool is read anew")),
         }
     }
 

@@ -20,7 +20,11 @@ pub(super) struct Beginning {
 impl Desk {
     /// Whether the users of a match have their seats, as far as the log was read.
     pub(super) fn seating(&self, id: MatchId) -> Seating {
-        self.lock().pool.seating(id)
+        let state = self.lock();
+        match self.is_read() {
+            true => state.pool.seating(id),
+            false => Seating::Awaited,
+        }
     }
 
     /// Has it said that the users of a match have their seats, unless somebody did. What comes to be said while an entry
@@ -60,6 +64,10 @@ impl Desk {
     fn settle(self: &Arc<Self>, node: &Arc<Node>, id: MatchId, has_room: bool) {
         let mut told = Vec::new();
         let mut state = self.lock();
+        if !self.is_read() {
+            // When all has been read anew, the match is looked at once more.
+            return;
+        }
         if has_room {
             state.tell_seated(id, &mut told);
         }

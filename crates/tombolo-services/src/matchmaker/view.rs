@@ -93,9 +93,9 @@ impl Services {
 
 impl Desk {
     async fn info(&self, node: &Node) -> Result<PoolInfo, Reject> {
-        self.synced(node).await?;
         let lease = node.within(node.engine.leases().get(&self.lease)).await?;
         let lease = lease.map_err(|Unavailable| Late::Slow)?;
+        self.synced(node).await?;
         let state = self.lock();
         let now = state.time(node);
         let pool = &state.pool;

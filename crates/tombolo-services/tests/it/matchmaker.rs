@@ -31,6 +31,7 @@ mod large;
 mod limits;
 mod lost;
 mod odds;
+mod panics;
 mod parties;
 mod returning;
 mod running;

@@ -331,6 +331,18 @@ fn introduce(to: &str) -> client_frame::Body {
     })
 }
 
+#[tokio::test(start_paused = true)]
+async fn members_of_a_lost_node_are_dropped_although_the_first_attempt_panics() {
+    let (nodes, _) = cluster::<2>().await;
+    let [mut bob, _alice] = members(&nodes, "r", [("bob", 1), ("alice", 0)]).await;
+    nodes[1].wire.lay("append room.r", 1);
+    nodes[0].lab.services.kill();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let heard = events(&mut bob).await;
+    assert!(heard.contains(&"?alice".to_owned()), "{heard:?}");
+    assert!(nodes[1].lab.services.vitals().check().is_ok());
+}
+
 fn find() -> request::Kind {
     request::Kind::Find(v1::FindRooms {
         query: Some(v1::RoomQuery::default()),

@@ -318,6 +318,7 @@ impl Log for Wire {
         at: Offset,
         state: Bytes,
     ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        self.trap.tread("snapshot", key);
         let logs = self.logs();
         Box::pin(async move { logs.snapshot(key, at, state).await })
     }
