@@ -92,7 +92,8 @@ impl Inboxes {
                             return Err(format!("{name}: {to} gets {number} before older ones"));
                         }
                     }
-                    (Outcome::Refused, []) => {}
+                    (Outcome::Refused | Outcome::RefusedLater, [])
+                    | (Outcome::RefusedLater, [_]) => {}
                     (outcome, places) => {
                         return Err(format!(
                             "{name}: letter {number} to {to} is {outcome:?}, and at {places:?}"

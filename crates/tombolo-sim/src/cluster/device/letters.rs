@@ -27,6 +27,8 @@ pub(crate) struct Letters {
     pub(crate) written: Vec<(String, Outcome)>,
     /// When it sends the last one again.
     send_at: Option<Instant>,
+    /// How often it has sent the last one.
+    attempts: u32,
 }
 
 /// What a device knows of a letter that it wrote.
@@ -36,6 +38,9 @@ pub(crate) enum Outcome {
     Kept,
     /// There is no such user, or not yet.
     Refused,
+    /// There was no such user, but the letter was sent before, over another node perhaps, where it may still be on
+    /// its way to whoever comes.
+    RefusedLater,
 }
 
 /// What a device asks about letters.
@@ -61,6 +66,7 @@ impl Letters {
     pub(crate) fn write(&mut self, to: &str) {
         if !matches!(self.written.last(), Some((_, Outcome::Unknown))) {
             self.written.push((to.to_owned(), Outcome::Unknown));
+            self.attempts = 0;
             self.send_at = Some(Instant::now());
         }
     }
@@ -83,6 +89,7 @@ impl Letters {
         } else {
             self.send_at.filter(|at| self.is_open && *at <= now)?;
             self.send_at = None;
+            self.attempts += 1;
             let number = self.written.len();
             let (to, _) = self.written.last()?;
             let mut id: Vec<_> = user.bytes().cycle().take(8).collect();
@@ -114,7 +121,10 @@ impl Letters {
                 Ok(())
             }
             (Post::Send, Ok(direct_response::Result::Sent(_))) => self.settle(Outcome::Kept),
-            (Post::Send, Err(ErrorCode::NoSuchUser)) => self.settle(Outcome::Refused),
+            (Post::Send, Err(ErrorCode::NoSuchUser)) => self.settle(match self.attempts {
+                0 | 1 => Outcome::Refused,
+                2.. => Outcome::RefusedLater,
+            }),
             (Post::Send, Err(ErrorCode::Unavailable | ErrorCode::Unsure | ErrorCode::Limit)) => {
                 self.send_at = later;
                 Ok(())
