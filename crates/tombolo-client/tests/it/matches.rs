@@ -362,7 +362,7 @@ fn teams_of(found: &Match) -> Vec<(Name, Vec<Vec<Player>>)> {
 }
 
 /// Who owns a match's room, once that is known.
-async fn owner_of(found: &Match) -> UserId {
+pub(crate) async fn owner_of(found: &Match) -> UserId {
     loop {
         if let Some(owner) = found.room.read(|view| view.owner.clone()) {
             return owner;

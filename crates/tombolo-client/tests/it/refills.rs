@@ -6,6 +6,7 @@ use tombolo_client::{Device, Error, Match, Name, Player, UserId};
 use tombolo_node::MatchPool;
 
 use crate::lab::{device, joined, node_with, soon, user};
+use crate::matches::owner_of;
 
 const RAID: &str = r#"
 name = "raid"
@@ -94,16 +95,6 @@ fn teams(found: &Match, but: &[&UserId]) -> Vec<(Name, Vec<Vec<Player>>)> {
         (team.name.clone(), parties.collect())
     });
     teams.collect()
-}
-
-/// Who owns the match's room, once that is known.
-async fn owner_of(found: &Match) -> UserId {
-    loop {
-        if let Some(owner) = found.room.read(|view| view.owner.clone()) {
-            return owner;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 fn name(text: &str) -> Name {

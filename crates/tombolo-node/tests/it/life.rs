@@ -1,7 +1,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tombolo_engine::{Local, LocalConfig};
 use tombolo_node::{Hooks, Node, NodeBuilder, StartError};
+use tombolo_wire::NodeId;
 use tombolo_wire::token::{KeySet, VerifyingKey};
 
 use crate::https::{PATIENCE, request, token};
@@ -186,6 +189,19 @@ pub(crate) fn builder() -> NodeBuilder {
         .port(0)
         .turn_port(0)
         .turns_port(0)
+}
+
+/// Two nodes of one cluster, `node-1` and `node-2`.
+pub(crate) async fn two() -> (Node, Node) {
+    let engine = Local::new(LocalConfig::default());
+    let start = |name: &str| {
+        builder()
+            .name(NodeId::parse(name).unwrap())
+            .engine(Arc::new(engine.clone()))
+            .start()
+    };
+    let first = start("node-1").await.unwrap();
+    (first, start("node-2").await.unwrap())
 }
 
 async fn until(mut is_so: impl FnMut() -> bool) {

@@ -1,17 +1,14 @@
 //! Clients that come to a node with a mobility ticket of another one. See RFC 8016.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
-use tombolo_engine::{Local, LocalConfig};
 use tombolo_node::Node;
 use tombolo_stun::{
     AlternateServer, Class, ErrorCode, Key, Message, MessageWriter, Method, MobilityTicket, Nonce,
     Realm, RequestedTransport, TransactionId, Username, XorRelayedAddress,
 };
-use tombolo_wire::NodeId;
 
 use crate::https::{PATIENCE, ice_servers};
 use crate::life;
@@ -19,17 +16,7 @@ use crate::turn::{addr_of, text};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_a_ticket_of_another_node_is_sent_there_and_moves() {
-    let engine = Local::new(LocalConfig::default());
-    let start = |name: &str| {
-        life::builder()
-            .name(NodeId::parse(name).unwrap())
-            .engine(Arc::new(engine.clone()))
-            .start()
-    };
-    let (first, second) = (
-        start("node-1").await.unwrap(),
-        start("node-2").await.unwrap(),
-    );
+    let (first, second) = life::two().await;
     let at = |node: &Node| addr_of(&node.ready().turn[0]);
     let mut alice = Asker::new(&first, at(&first)).await;
     let reply = alice

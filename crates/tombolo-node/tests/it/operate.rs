@@ -80,17 +80,7 @@ async fn a_node_whose_seal_the_cluster_does_not_understand_does_not_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_node_sends_turn_clients_to_the_others() {
-    let engine = Local::new(LocalConfig::default());
-    let start = |name: &str| {
-        life::builder()
-            .name(NodeId::parse(name).unwrap())
-            .engine(Arc::new(engine.clone()))
-            .start()
-    };
-    let (first, second) = (
-        start("node-1").await.unwrap(),
-        start("node-2").await.unwrap(),
-    );
+    let (first, second) = life::two().await;
     let operator = first.operator();
     let is_known = async || {
         operator
