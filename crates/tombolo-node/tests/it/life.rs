@@ -196,12 +196,15 @@ pub(crate) async fn two() -> (Node, Node) {
     let engine = Local::new(LocalConfig::default());
     let start = |name: &str| {
         builder()
-            .name(NodeId::parse(name).unwrap())
+            .name(NodeId::parse(name).expect("a name"))
             .engine(Arc::new(engine.clone()))
             .start()
     };
-    let first = start("node-1").await.unwrap();
-    (first, start("node-2").await.unwrap())
+    let first = start("node-1").await.expect("loopback has free ports");
+    (
+        first,
+        start("node-2").await.expect("loopback has free ports"),
+    )
 }
 
 async fn until(mut is_so: impl FnMut() -> bool) {
